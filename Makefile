@@ -1,0 +1,43 @@
+# Two commands do everything: `make demo` and `make test`. Both build and reuse .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+WORKERS ?= 2
+
+.PHONY: demo test test-slow check lint types bench clean
+
+demo: $(VENV)/demo
+	$(BIN)/qindex demo
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+
+test-slow: $(VENV)/dev
+	$(BIN)/python -m pytest -m slow
+
+check: lint types
+
+lint: $(VENV)/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/dev
+	$(BIN)/mypy
+
+bench: $(VENV)/bench
+	$(BIN)/python benchmarks/scan.py
+	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/tables.py
+
+# Each stamp is one `pip install` of the project with the extras it is named for.
+$(VENV)/demo $(VENV)/dev $(VENV)/bench: $(VENV)/%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable ".[$*]"
+	touch $@
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "qindex needs Python 3.11 or newer; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .qindex-demo

@@ -1,0 +1,58 @@
+"""qindex: quantized embeddings and retrieval. Encode text, squeeze the vectors into few bits, search them.
+
+Names are resolved when they are first used, so that `import qindex` loads neither numba nor torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from qindex.encode.sentence import SentenceEncoder
+    from qindex.index import FlatIndex
+    from qindex.io import FormatError
+    from qindex.kernels import set_threads
+    from qindex.opening import load, verify
+    from qindex.quantize import Binary, Float8, Float16, Float32, Int8
+    from qindex.search.retriever import Retriever
+
+_HOMES = {
+    "Binary": "qindex.quantize",
+    "FlatIndex": "qindex.index",
+    "Float8": "qindex.quantize",
+    "Float16": "qindex.quantize",
+    "Float32": "qindex.quantize",
+    "FormatError": "qindex.io",
+    "Int8": "qindex.quantize",
+    "Retriever": "qindex.search.retriever",
+    "SentenceEncoder": "qindex.encode.sentence",
+    "load": "qindex.opening",
+    "set_threads": "qindex.kernels",
+    "verify": "qindex.opening",
+}
+
+__all__ = [
+    "Binary",
+    "FlatIndex",
+    "Float8",
+    "Float16",
+    "Float32",
+    "FormatError",
+    "Int8",
+    "Retriever",
+    "SentenceEncoder",
+    "load",
+    "set_threads",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'qindex' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,339 @@
+"""FlatIndex: every row is scored. Exact, and the oracle of every other index."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qindex import io, kernels
+from qindex.index.allow import Allow, allow_masks
+from qindex.index.growable import Growable, GrowableCodes
+from qindex.quantize import Int8
+from qindex.types import Codes, Matches, Quantizer, Queries, Vectors, as_vectors, row_norms
+
+Metric = Literal["ip", "cosine", "l2"]
+
+DEFAULT_OVERSAMPLE = 4
+
+
+@dataclass(frozen=True)
+class _Coder:
+    """One fitted quantizer under one metric: what rows and queries become before they meet.
+
+    "cosine" normalises both sides (a vector of zeros stays zero). "l2" turns the negative squared distance into an
+    inner product: -|q - v|^2 = (-|q|^2) + (-|v|^2) + <2q, v>, with v as decoded.
+    """
+
+    quantizer: Quantizer
+    metric: Metric
+
+    def encode(self, vectors: Vectors) -> Codes:
+        return self.with_lengths(self.quantizer.quantize(normalised(vectors) if self.metric == "cosine" else vectors))
+
+    def with_lengths(self, codes: Codes) -> Codes:
+        if self.metric != "l2":
+            return codes
+        offset = np.empty(len(codes), np.float32)
+        for start in range(0, len(codes), 4096):
+            block = slice(start, start + 4096)
+            offset[block] = -(row_norms(self.quantizer.dequantize(codes[block])) ** 2)
+        return dataclasses.replace(codes, offset=offset)
+
+    def prepare(self, queries: Vectors) -> Queries:
+        if self.metric == "cosine":
+            return self.quantizer.prepare(normalised(queries))
+        prepared = self.quantizer.prepare(queries)
+        if self.metric == "ip":
+            return prepared
+        return Queries(2 * prepared.values, 2 * prepared.offset - row_norms(queries) ** 2)
+
+
+@dataclass(frozen=True, eq=False)
+class FlatState:
+    """All that a FlatIndex is; what `save` writes."""
+
+    quantizer: Quantizer
+    codes: Codes
+    ids: NDArray[np.int64]  # (n,)
+    next_id: int
+    metric: Metric
+    rescore: Quantizer | None
+    rescore_codes: Codes | None
+
+    def __post_init__(self) -> None:
+        if self.metric not in get_args(Metric):
+            raise ValueError(f'metric must be "ip", "cosine" or "l2", got {self.metric!r}')
+        if (self.rescore is None) != (self.rescore_codes is None):
+            raise ValueError("rescore and rescore_codes go together")
+        for quantizer, codes in ((self.quantizer, self.codes), (self.rescore, self.rescore_codes)):
+            if quantizer is None:
+                continue
+            if not isinstance(quantizer, Quantizer) or not quantizer.fitted or not isinstance(codes, Codes):
+                raise ValueError("an index holds fitted quantizers and their codes")
+            quantizer.dequantize(codes[:0])  # refuses codes of another format or dim
+            if len(codes) != len(self.ids) or codes.dim != self.codes.dim:
+                raise ValueError(
+                    f"{len(self.ids)} ids need as many codes of dim {self.codes.dim}, got {len(codes)} of {codes.dim}"
+                )
+            if (codes.offset is not None) != (self.metric == "l2"):
+                raise ValueError('codes have row offsets with metric "l2", and only then')
+        if self.ids.dtype != np.int64 or self.ids.ndim != 1:
+            raise ValueError(f"ids must be int64 (n,), got {self.ids.dtype} {self.ids.shape}")
+        if not isinstance(self.next_id, int) or (
+            len(self.ids) and not 0 <= self.ids.min() <= self.ids.max() < self.next_id
+        ):
+            raise ValueError(f"ids must lie in [0, {self.next_id!r})")
+
+
+class FlatIndex:
+    """Quantized vectors under int64 ids, searched by exact score of the float query against every decoded row.
+
+    Searching from many threads is safe, also while another thread adds or removes.
+    """
+
+    def __init__(self, state: FlatState) -> None:
+        self._lock = threading.Lock()
+        self._set(state)
+
+    def _set(self, state: FlatState) -> None:
+        self._state = state
+        self._growable: tuple[GrowableCodes, GrowableCodes | None, Growable] | None = None
+
+    # --- making one -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build(
+        cls,
+        vectors: ArrayLike,
+        quantizer: Quantizer | None = None,
+        *,
+        ids: ArrayLike | None = None,
+        rescore: Quantizer | None = None,
+        metric: Metric = "ip",
+    ) -> FlatIndex:
+        """An index of (n, dim) floats.
+
+        `quantizer` (default `Int8()`) and `rescore` are fitted to the vectors unless they are fitted already. `ids`
+        are n distinct integers from 0 (default 0 to n - 1). With `rescore`, a search takes the best
+        `oversample * k` rows by the first codes and ranks them by the second, finer ones.
+        """
+        rows = as_vectors(vectors, nonempty=True)
+        if metric not in get_args(Metric):
+            raise ValueError(f'metric must be "ip", "cosine" or "l2", got {metric!r}')
+        new_ids = _as_ids(ids, len(rows), next_id=0)
+        learnt = normalised(rows) if metric == "cosine" else rows
+        quantizers = [Int8() if quantizer is None else quantizer] + ([] if rescore is None else [rescore])
+        fitted = [q if q.fitted else q.fit(learnt) for q in quantizers]
+        codes = [_Coder(q, metric).encode(rows) for q in fitted]
+        return cls(
+            FlatState(
+                fitted[0],
+                codes[0],
+                new_ids,
+                int(new_ids.max()) + 1,
+                metric,
+                fitted[1] if rescore is not None else None,
+                codes[1] if rescore is not None else None,
+            )
+        )
+
+    @classmethod
+    def from_codes(
+        cls, quantizer: Quantizer, codes: Codes, *, ids: ArrayLike | None = None, metric: Metric = "ip"
+    ) -> FlatIndex:
+        """An index of codes that a fitted quantizer made earlier. With metric="cosine" build from vectors instead."""
+        if metric == "cosine":
+            raise ValueError('metric must be "ip" or "l2" for codes: normalise vectors before quantizing and use "ip"')
+        if len(codes) == 0:
+            raise ValueError("codes must have at least one row, got 0")
+        new_ids = _as_ids(ids, len(codes), next_id=0)
+        codes = _Coder(quantizer, metric).with_lengths(codes)
+        return cls(FlatState(quantizer, codes, new_ids, int(new_ids.max()) + 1, metric, None, None))
+
+    @classmethod
+    def load(cls, path: str | Path, *, verify: bool = False) -> FlatIndex:
+        """Open what `save` wrote, memory-mapped. `verify=True` reads all of it and checks it first."""
+        state = io.load(path, verify=verify)
+        if not isinstance(state, cls):
+            raise io.FormatError(f"{path} holds a {type(state).__name__}, not a FlatIndex: open it with qindex.load")
+        return state
+
+    def save(self, path: str | Path) -> None:
+        """Write the index to one file, which is replaced as a whole or not at all."""
+        io.save(path, self._state)
+
+    # --- what it is -------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._state.ids)
+
+    def __repr__(self) -> str:
+        state = self._state
+        rescore = "" if state.rescore is None else f", rescore={state.rescore!r}"
+        return f"FlatIndex({len(self)} x {self.dim}, {state.quantizer!r}{rescore}, metric={state.metric!r})"
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """(n,) in the order that a mask for `allow` follows; read-only."""
+        view = self._state.ids.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def dim(self) -> int:
+        return self._state.codes.dim
+
+    @property
+    def metric(self) -> Metric:
+        return self._state.metric
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """The fitted quantizer of the codes that are scanned."""
+        return self._state.quantizer
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes, scales, offsets and ids."""
+        state = self._state
+        return state.codes.nbytes + state.ids.nbytes + (state.rescore_codes.nbytes if state.rescore_codes else 0)
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    def search(
+        self, queries: ArrayLike, k: int = 10, *, allow: Allow | None = None, oversample: int | None = None
+    ) -> Matches:
+        """The k best rows for each of (m, dim) float queries: ids and scores (m, k), best first.
+
+        `allow` restricts the answer: a boolean mask aligned with `ids`, an array of ids, or a list of m such, one for
+        each query. `oversample` (default 4; only with `rescore`) is how many times k rows are rescored.
+        """
+        state = self._state
+        values = as_vectors(queries, "queries", state.codes.dim)
+        k = _as_count(k, "k")
+        if oversample is not None and state.rescore is None:
+            raise ValueError("oversample needs an index built with rescore=...; this one has a single quantizer")
+        oversample = _as_count(DEFAULT_OVERSAMPLE if oversample is None else oversample, "oversample")
+        masks = allow_masks(allow, state.ids, len(values))
+        if len(masks) == 1:
+            found = _search(state, values, k, masks[0], oversample)
+        else:
+            each = [_search(state, values[i : i + 1], k, mask, oversample) for i, mask in enumerate(masks)]
+            found = Matches(np.vstack([one.ids for one in each]), np.vstack([one.scores for one in each]))
+        if not len(state.ids):
+            return found
+        return Matches(np.where(found.ids >= 0, state.ids[found.ids], -1), found.scores)
+
+    # --- changing ---------------------------------------------------------------------------------------------------
+
+    def add(self, vectors: ArrayLike, ids: ArrayLike | None = None) -> NDArray[np.int64]:
+        """Add (n, dim) floats and return their ids: those given, else the next ones never used before."""
+        with self._lock:
+            state = self._state
+            rows = as_vectors(vectors, dim=state.codes.dim)
+            new_ids = _as_ids(ids, len(rows), state.next_id)
+            known = new_ids[np.isin(new_ids, state.ids)]
+            if len(known):
+                raise ValueError(f"ids must be new, but the index holds {_some(known)}; remove them first")
+            if not len(rows):
+                return new_ids
+            codes = _Coder(state.quantizer, state.metric).encode(rows)
+            fine = None if state.rescore is None else _Coder(state.rescore, state.metric).encode(rows)
+
+            if self._growable is None:
+                growing_fine = None if state.rescore_codes is None else GrowableCodes(state.rescore_codes)
+                self._growable = GrowableCodes(state.codes), growing_fine, Growable(state.ids)
+            growable_codes, growable_fine, growable_ids = self._growable
+            self._state = dataclasses.replace(
+                state,
+                codes=growable_codes.append(codes),
+                rescore_codes=growable_fine.append(fine) if growable_fine is not None and fine is not None else None,
+                ids=growable_ids.append(new_ids),
+                next_id=max(state.next_id, int(new_ids.max()) + 1),
+            )
+            return new_ids
+
+    def remove(self, ids: ArrayLike) -> None:
+        """Remove rows and give their space back. ValueError if an id is not held; nothing changes then."""
+        with self._lock:
+            state = self._state
+            gone = _integers(ids)
+            missing = gone[~np.isin(gone, state.ids)]
+            if len(missing):
+                raise ValueError(f"ids must be held by the index, but it does not hold {_some(missing)}")
+            keep = ~np.isin(state.ids, gone)
+            self._set(
+                dataclasses.replace(
+                    state,
+                    codes=state.codes[keep],
+                    rescore_codes=None if state.rescore_codes is None else state.rescore_codes[keep],
+                    ids=state.ids[keep],
+                )
+            )
+
+
+def _search(state: FlatState, queries: Vectors, k: int, allow: NDArray[np.bool_] | None, oversample: int) -> Matches:
+    """Matches whose ids are row numbers."""
+    prepared = _Coder(state.quantizer, state.metric).prepare(queries)
+    if state.rescore is None or state.rescore_codes is None:
+        return kernels.topk(prepared, state.codes, k, ids=state.ids, allow=allow)
+    coarse = kernels.topk(prepared, state.codes, k * oversample, ids=state.ids, allow=allow)
+    if not len(state.ids):
+        return Matches(coarse.ids[:, :k], coarse.scores[:, :k])
+    fine = kernels.score_rows(_Coder(state.rescore, state.metric).prepare(queries), state.rescore_codes, coarse.ids)
+    return kernels.best(coarse.ids, fine, k, state.ids)
+
+
+def normalised(vectors: Vectors) -> Vectors:
+    """Rows of length 1; a row of zeros stays as it is."""
+    norms = row_norms(vectors)
+    return (vectors / np.where(norms > 0, norms, 1)[:, None]).astype(np.float32)
+
+
+def _as_count(value: int, name: str) -> int:
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1, got {count}")
+    return count
+
+
+def _integers(ids: ArrayLike) -> NDArray[np.int64]:
+    array = np.asarray(ids)
+    if array.size == 0:
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise TypeError(f"ids must be a one-dimensional array of integers, got {array.dtype} {array.shape}")
+    return array.astype(np.int64)
+
+
+def _as_ids(ids: ArrayLike | None, n: int, next_id: int) -> NDArray[np.int64]:
+    """`n` distinct ids: those given, or the `n` that follow."""
+    if ids is None:
+        return np.arange(next_id, next_id + n)
+    array = _integers(ids)
+    if len(array) != n:
+        raise ValueError(f"ids must be one for each of {n} vectors, got {len(array)}")
+    if n and array.min() < 0:
+        raise ValueError(f"ids must not be negative, got {array.min()}")
+    values, counts = np.unique(array, return_counts=True)
+    if len(values) < n:
+        raise ValueError(f"ids must be distinct, but {_some(values[counts > 1])} come more than once")
+    return array
+
+
+def _some(ids: NDArray[np.int64]) -> str:
+    listed = ", ".join(str(one) for one in ids[:5])
+    return listed if len(ids) <= 5 else f"{listed} and {len(ids) - 5} more"
+
+
+io.register("FlatIndex", opener=FlatIndex)(FlatState)
