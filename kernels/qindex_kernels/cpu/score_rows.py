@@ -8,6 +8,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from qindex_kernels.cpu.simd import E3M4, E4M3, E5M2, FLOAT16, FLOAT32, INT8, SIGN
+from qindex_kernels.cpu.sources import SOURCES
 from qindex_kernels.cpu.topk import E3M4_UNIT, E4M3_UNIT, Rows, address, exact_score, padded_tail, tail_rows
 
 
@@ -23,49 +24,23 @@ def score(kind, unit, values, offset, rows, tail, tail_start, chosen, result):
                 result[i, j] = exact_score(kind, unit, query, offset[i], tail, row)
 
 
-@njit(nogil=True, cache=True)
-def score_float32(values, offset, rows, tail, tail_start, chosen, result):
-    score(FLOAT32, 1.0, values, offset, rows, tail, tail_start, chosen, result)
+def kernel(kind, unit, sources):
+    @njit(nogil=True, cache=True)
+    def score_chosen_rows(values, offset, rows, tail, tail_start, chosen, result):
+        _ = sources  # a cell of this closure, and so part of numba's cache key
+        score(kind, unit, values, offset, rows, tail, tail_start, chosen, result)
 
-
-@njit(nogil=True, cache=True)
-def score_float16(values, offset, rows, tail, tail_start, chosen, result):
-    score(FLOAT16, 1.0, values, offset, rows, tail, tail_start, chosen, result)
-
-
-@njit(nogil=True, cache=True)
-def score_e4m3(values, offset, rows, tail, tail_start, chosen, result):
-    score(E4M3, E4M3_UNIT, values, offset, rows, tail, tail_start, chosen, result)
-
-
-@njit(nogil=True, cache=True)
-def score_e5m2(values, offset, rows, tail, tail_start, chosen, result):
-    score(E5M2, 1.0, values, offset, rows, tail, tail_start, chosen, result)
-
-
-@njit(nogil=True, cache=True)
-def score_e3m4(values, offset, rows, tail, tail_start, chosen, result):
-    score(E3M4, E3M4_UNIT, values, offset, rows, tail, tail_start, chosen, result)
-
-
-@njit(nogil=True, cache=True)
-def score_int8(values, offset, rows, tail, tail_start, chosen, result):
-    score(INT8, 1.0, values, offset, rows, tail, tail_start, chosen, result)
-
-
-@njit(nogil=True, cache=True)
-def score_sign(values, offset, rows, tail, tail_start, chosen, result):
-    score(SIGN, 1.0, values, offset, rows, tail, tail_start, chosen, result)
+    return score_chosen_rows
 
 
 SCORE = {
-    "float32": score_float32,
-    "float16": score_float16,
-    "e4m3": score_e4m3,
-    "e5m2": score_e5m2,
-    "e3m4": score_e3m4,
-    "int8": score_int8,
-    "sign": score_sign,
+    "float32": kernel(FLOAT32, 1.0, SOURCES),
+    "float16": kernel(FLOAT16, 1.0, SOURCES),
+    "e4m3": kernel(E4M3, E4M3_UNIT, SOURCES),
+    "e5m2": kernel(E5M2, 1.0, SOURCES),
+    "e3m4": kernel(E3M4, E3M4_UNIT, SOURCES),
+    "int8": kernel(INT8, 1.0, SOURCES),
+    "sign": kernel(SIGN, 1.0, SOURCES),
 }
 
 

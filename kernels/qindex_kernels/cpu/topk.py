@@ -30,8 +30,7 @@ from qindex_kernels.cpu.simd import (
     peek_i64,
     peek_u8,
 )
-
-KINDS = {"float32": FLOAT32, "float16": FLOAT16, "e4m3": E4M3, "e5m2": E5M2, "e3m4": E3M4, "int8": INT8, "sign": SIGN}
+from qindex_kernels.cpu.sources import SOURCES
 
 # decode16 gives small floats times a power of two (simd.py); this takes it back.
 E4M3_UNIT, E3M4_UNIT = 2.0**8, 2.0**12
@@ -167,51 +166,32 @@ def float_topk(kind, unit, batch, rows, start, stop, scores, kept):
             refine(kind, unit, approx, n, first, query, margin, offset, rows, scores[i], kept[i])
 
 
-@njit(nogil=True, cache=True)
-def topk_float32(batch, rows, start, stop, scores, kept):
-    float_topk(FLOAT32, 1.0, batch, rows, start, stop, scores, kept)
+def float_kernel(kind, unit, sources):
+    @njit(nogil=True, cache=True)
+    def topk_of_floats(batch, rows, start, stop, scores, kept):
+        _ = sources  # a cell of this closure, and so part of numba's cache key
+        float_topk(kind, unit, batch, rows, start, stop, scores, kept)
+
+    return topk_of_floats
 
 
-@njit(nogil=True, cache=True)
-def topk_float16(batch, rows, start, stop, scores, kept):
-    float_topk(FLOAT16, 1.0, batch, rows, start, stop, scores, kept)
+def integer_kernel(kind, multiplier, sources):
+    @njit(nogil=True, cache=True)
+    def topk_of_integers(batch, rows, start, stop, scores, kept):
+        _ = sources
+        integer_topk(kind, multiplier, batch, rows, start, stop, scores, kept)
 
+    return topk_of_integers
 
-@njit(nogil=True, cache=True)
-def topk_e4m3(batch, rows, start, stop, scores, kept):
-    float_topk(E4M3, E4M3_UNIT, batch, rows, start, stop, scores, kept)
-
-
-@njit(nogil=True, cache=True)
-def topk_e5m2(batch, rows, start, stop, scores, kept):
-    float_topk(E5M2, 1.0, batch, rows, start, stop, scores, kept)
-
-
-@njit(nogil=True, cache=True)
-def topk_e3m4(batch, rows, start, stop, scores, kept):
-    float_topk(E3M4, E3M4_UNIT, batch, rows, start, stop, scores, kept)
-
-
-@njit(nogil=True, cache=True)
-def topk_int8(batch, rows, start, stop, scores, kept):
-    integer_topk(INT8, 1, batch, rows, start, stop, scores, kept)
-
-
-@njit(nogil=True, cache=True)
-def topk_sign(batch, rows, start, stop, scores, kept):
-    integer_topk(SIGN, 2, batch, rows, start, stop, scores, kept)
-
-
-# --- arrays in, arrays out ------------------------------------------------------------------------------------------
 
 TOPK = {
-    "float32": topk_float32,
-    "float16": topk_float16,
-    "e4m3": topk_e4m3,
-    "e5m2": topk_e5m2,
-    "e3m4": topk_e3m4,
-    "int8": topk_int8,
-    "sign": topk_sign,
+    "float32": float_kernel(FLOAT32, 1.0, SOURCES),
+    "float16": float_kernel(FLOAT16, 1.0, SOURCES),
+    "e4m3": float_kernel(E4M3, E4M3_UNIT, SOURCES),
+    "e5m2": float_kernel(E5M2, 1.0, SOURCES),
+    "e3m4": float_kernel(E3M4, E3M4_UNIT, SOURCES),
+    "int8": integer_kernel(INT8, 1, SOURCES),
+    "sign": integer_kernel(SIGN, 2, SOURCES),
 }
 
 

@@ -1,0 +1,1 @@
+"""From text to vectors: passages, sentence encoders, and corpora encoded to disk."""

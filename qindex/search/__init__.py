@@ -1,0 +1,1 @@
+"""From questions in text to answers in text."""

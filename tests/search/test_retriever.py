@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+
+from qindex.index.flat import FlatIndex
+from qindex.quantize import Float32
+from qindex.search.retriever import Retriever
+from qindex.types import Hit
+
+WORDS = ["cat", "dog", "sky", "sea"]
+TEXTS = ["the cat", "the dog and the cat", "blue sky", "sea and sky"]
+IDS = [30, 10, 40, 20]
+
+
+class WordEncoder:
+    """Counts four words: the vector of a text says which of them it has."""
+
+    dim = len(WORDS)
+    identity = "words"
+
+    def encode_document(self, texts):
+        return np.array([[text.split().count(word) for word in WORDS] for text in texts], np.float32).reshape(-1, 4)
+
+    encode_query = encode_document
+
+
+@pytest.fixture
+def index():
+    return FlatIndex.build(WordEncoder().encode_document(TEXTS), Float32(), ids=IDS)
+
+
+def test_each_question_gets_its_texts_best_first(index):
+    retriever = Retriever(WordEncoder(), index, TEXTS)
+    hits = retriever.search(["dog dog cat", "sea"], k=2)
+    assert [[hit.text for hit in row] for row in hits] == [
+        ["the dog and the cat", "the cat"],
+        ["sea and sky", TEXTS[1]],
+    ]
+    assert hits[0][0] == Hit(10, 3.0, "the dog and the cat", {}, {"index": 3.0})
+
+
+def test_metadata_rides_with_its_text(index):
+    metadata = [{"source": f"{id}.txt"} for id in IDS]
+    hits = Retriever(WordEncoder(), index, TEXTS, metadata=metadata).search(["blue sky"], k=4)
+    assert all(hit.metadata == {"source": f"{hit.id}.txt"} for hit in hits[0])
+
+
+def test_where_fewer_than_k_exist_there_are_fewer_hits(index):
+    retriever = Retriever(WordEncoder(), index, TEXTS)
+    assert [len(row) for row in retriever.search(["cat", "sky"], k=100)] == [4, 4]
+    assert [hit.id for hit in retriever.search(["cat"], k=3, allow=[10])[0]] == [10]
+
+
+def test_each_question_may_have_its_own_filter(index):
+    hits = Retriever(WordEncoder(), index, TEXTS).search(["cat", "cat"], allow=[[40], [30, 20]])
+    assert [[hit.id for hit in row] for row in hits] == [[40], [30, 20]]
+
+
+def test_no_questions_have_no_answers(index):
+    assert Retriever(WordEncoder(), index, TEXTS).search([]) == []
+
+
+def test_a_bare_string_is_refused(index):
+    with pytest.raises(TypeError, match=r"pass \['cat'\]"):
+        Retriever(WordEncoder(), index, TEXTS).search("cat")
+    with pytest.raises(TypeError, match="one string"):
+        Retriever(WordEncoder(), index, "text")
+
+
+def test_k_must_be_positive(index):
+    with pytest.raises(ValueError, match="k must be"):
+        Retriever(WordEncoder(), index, TEXTS).search(["cat"], k=0)
+
+
+def test_misaligned_texts_and_metadata_say_both_lengths(index):
+    with pytest.raises(ValueError, match="the index holds 4, got 3 texts"):
+        Retriever(WordEncoder(), index, TEXTS[:3])
+    with pytest.raises(ValueError, match="the index holds 4, got 1 entries"):
+        Retriever(WordEncoder(), index, TEXTS, metadata=[{}])
+
+
+def test_another_dim_says_both(index):
+    wide = FlatIndex.build(np.ones((4, 5), np.float32), Float32())
+    with pytest.raises(ValueError, match="vectors of dim 4, but index holds dim 5"):
+        Retriever(WordEncoder(), wide, TEXTS)
+
+
+def test_an_index_that_has_grown_is_noticed(index):
+    retriever = Retriever(WordEncoder(), index, TEXTS)
+    index.add(WordEncoder().encode_document(["dog " * 9]), ids=[99])
+    with pytest.raises(ValueError, match="id 99, which has no text"):
+        retriever.search(["dog"])
