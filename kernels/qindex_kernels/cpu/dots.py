@@ -37,7 +37,7 @@ from qindex_kernels.cpu.simd import (
 AHEAD = 4096
 
 
-@njit(inline="always")
+@njit
 def int8_dots(query, dim, rows, row_bytes, n, raw):
     """raw[j] = <query, code_j + 128> for int8 rows, four rows at a time: one load of the query serves four."""
     for j in range(0, n, 4):
@@ -56,7 +56,7 @@ def int8_dots(query, dim, rows, row_bytes, n, raw):
         store_sums_i32(raw + 4 * j, sum_a, sum_b, sum_c, sum_d)
 
 
-@njit(inline="always")
+@njit
 def sign_dots(query, dim, rows, row_bytes, n, raw):
     """raw[j] = the sum of the int8 query over the set bits of row j: the bits select bytes through mask registers."""
     one = ones_u8()

@@ -9,26 +9,22 @@ from numpy.typing import NDArray
 
 from qindex_kernels.cpu.simd import E3M4, E4M3, E5M2, FLOAT16, FLOAT32, INT8, SIGN
 from qindex_kernels.cpu.sources import SOURCES
-from qindex_kernels.cpu.topk import E3M4_UNIT, E4M3_UNIT, Rows, address, exact_score, padded_tail, tail_rows
+from qindex_kernels.cpu.topk import E3M4_UNIT, E4M3_UNIT, addressed, exact_score
 
 
 @njit(inline="always")
-def score(kind, unit, values, offset, rows, tail, tail_start, chosen, result):
+def score(kind, unit, values, offset, rows, chosen, result):
     for i in range(len(values)):
         query = values[i].ctypes.data
         for j in range(chosen.shape[1]):
-            row = chosen[i, j]
-            if row < tail_start:
-                result[i, j] = exact_score(kind, unit, query, offset[i], rows, row)
-            else:
-                result[i, j] = exact_score(kind, unit, query, offset[i], tail, row)
+            result[i, j] = exact_score(kind, unit, query, offset[i], rows, chosen[i, j])
 
 
 def kernel(kind, unit, sources):
     @njit(nogil=True, cache=True)
-    def score_chosen_rows(values, offset, rows, tail, tail_start, chosen, result):
+    def score_chosen_rows(values, offset, rows, chosen, result):
         _ = sources  # a cell of this closure, and so part of numba's cache key
-        score(kind, unit, values, offset, rows, tail, tail_start, chosen, result)
+        score(kind, unit, values, offset, rows, chosen, result)
 
     return score_chosen_rows
 
@@ -55,13 +51,9 @@ def score_rows(
 ) -> NDArray[np.float32]:
     """As `reference.score_rows`, to the bit."""
     m, dim = values.shape
-    n, row_bytes = data.shape
     padded = np.zeros((m, -(-dim // 32) * 32), np.float32)
     padded[:, :dim] = values
-    tail = min(n, tail_rows(kind, row_bytes))
-    tail_data = padded_tail(data, tail)
-    main = Rows(address(data), row_bytes, dim, address(scale), address(bias), 0, 0)
-    last = main._replace(data=address(tail_data) - (n - tail) * row_bytes)
+    addresses, _tail = addressed(kind, dim, data, scale, bias)
     result = np.empty(rows.shape, np.float32)
-    SCORE[kind](padded, offset, main, last, n - tail, rows, result)
+    SCORE[kind](padded, offset, addresses, rows, result)
     return result

@@ -35,15 +35,20 @@ from qindex_kernels.cpu.sources import SOURCES
 # decode16 gives small floats times a power of two (simd.py); this takes it back.
 E4M3_UNIT, E3M4_UNIT = 2.0**8, 2.0**12
 
+SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
+
 BLOCK_BYTES = 1 << 15  # of codes: L1 keeps them beside the query and the scores
 
 
 class Rows(NamedTuple):
     """Addresses of coded rows and of what goes with them; 0 where there is none."""
 
-    data: int
-    row_bytes: int
+    n: int
     dim: int
+    row_bytes: int
+    data: int
+    tail: int  # where row 0 would lie if the rows from tail_start on lay where their padded copy does
+    tail_start: int
     scale: int  # float32
     bias: int  # float32
     ids: int  # int64, to break ties; 0 takes the row number
@@ -62,6 +67,11 @@ class Batch(NamedTuple):
 
 
 @njit(inline="always")
+def row_address(rows, row):
+    return (rows.data if row < rows.tail_start else rows.tail) + row * rows.row_bytes
+
+
+@njit
 def is_worse(score, row, other_score, other_row, ids):
     """Whether (score, row) comes after (other_score, other_row) in the ranking. Row -1, an empty place, comes last."""
     if score != other_score:
@@ -73,7 +83,7 @@ def is_worse(score, row, other_score, other_row, ids):
     return peek_i64(ids + 8 * row) > peek_i64(ids + 8 * other_row)
 
 
-@njit(inline="always")
+@njit
 def replace_worst(scores, kept, score, row, ids):
     """Put a better row in the place of the heap's root, the worst of the k kept so far."""
     k = len(scores)
@@ -91,10 +101,21 @@ def replace_worst(scores, kept, score, row, ids):
     scores[at], kept[at] = score, row
 
 
+@njit
+def sort_best_first(all_scores, all_kept, ids):
+    """Turn each heap into a ranking: the worst of what is left goes to the end of what is left."""
+    for i in range(len(all_scores)):
+        scores, kept = all_scores[i], all_kept[i]
+        for last in range(len(scores) - 1, 0, -1):
+            score, row = scores[last], kept[last]
+            scores[last], kept[last] = scores[0], kept[0]
+            replace_worst(scores[:last], kept[:last], score, row, ids)
+
+
 @njit(inline="always")
 def exact_score(kind, unit, query, offset, rows, row):
     """The score that this module's docstring defines, of one row."""
-    dot = exact_dot(kind, query, rows.dim, rows.data + row * rows.row_bytes) * unit
+    dot = exact_dot(kind, query, rows.dim, row_address(rows, row)) * unit
     if rows.scale != 0:
         dot *= peek_f32(rows.scale + 4 * row)
     if rows.bias != 0:
@@ -119,7 +140,7 @@ def refine(kind, unit, approx, n, first, query, margin, offset, rows, scores, ke
                 threshold = np.float32(scores[0] - margin)
 
 
-@njit(inline="always")
+@njit
 def finish(raw, approx, n, first, multiplier, shift, factor, offset, rows):
     """Fast scores from raw dot products: approx = (multiplier * raw + shift) * factor * scale + (bias + offset)."""
     factor, offset = np.float32(factor), np.float32(offset)
@@ -137,49 +158,96 @@ def finish(raw, approx, n, first, multiplier, shift, factor, offset, rows):
         approx[j] = -np.inf
 
 
+@njit
+def prepared(kind, values, offset, rows, max_norm):
+    """Pad the queries, give them an int8 form, and bound the error of each query's fast scores."""
+    m, dim = values.shape
+    width = (dim + 63) // 64 * 64
+    padded, fast = np.zeros((m, width), np.float32), np.zeros((m, width), np.int8)
+    shift, step = np.zeros(m, np.int64), np.ones(m, np.float32)
+    margin = np.empty(m, np.float64)
+    largest_bias = 0.0
+    if rows.bias != 0:
+        for j in range(rows.n):
+            largest_bias = max(largest_bias, abs(peek_f32(rows.bias + 4 * j)))
+    for i in range(m):
+        largest, squares = np.float32(0), 0.0
+        for d in range(dim):
+            value = values[i, d]
+            padded[i, d] = value
+            largest = max(largest, abs(value))
+            squares += np.float64(value) * np.float64(value)
+        if largest / np.float32(127) >= SMALLEST_NORMAL:  # else the int8 form is zero and misses the whole query
+            step[i] = largest / np.float32(127)
+        total, missed, missed_squares = 0, 0.0, 0.0
+        for d in range(dim):
+            code = np.rint(padded[i, d] / step[i])
+            fast[i, d] = np.int8(code)
+            total += np.int64(code)
+            miss = abs(np.float64(padded[i, d]) - np.float64(step[i]) * code)
+            missed += miss
+            missed_squares += miss * miss
+        # What the int8 form misses: Cauchy-Schwarz for int8 rows, the sum of the misses for rows of signs.
+        margin[i] = 0.0
+        if kind == INT8:
+            margin[i], shift[i] = np.sqrt(missed_squares) * max_norm, -128 * total
+        elif kind == SIGN:
+            margin[i], shift[i] = missed, -total
+        # Rounding in float32: at most dim / 16 additions in a lane, a few to join the lanes, a few to finish, each
+        # wrong by half a unit of 2 ** -23 of what the sums can reach; twice that, and the underflow of `dim` products.
+        reach = np.sqrt(squares) * max_norm + abs(offset[i]) + largest_bias
+        margin[i] += (dim / 16 + 16) * 2.0**-23 * reach + dim * SMALLEST_NORMAL
+    return Batch(padded, fast, shift, step, margin, offset)
+
+
 @njit(inline="always")
-def integer_topk(kind, multiplier, batch, rows, start, stop, scores, kept):
+def integer_topk(kind, multiplier, values, offset, rows, max_norm, scores, kept):
+    batch = prepared(kind, values, offset, rows, max_norm)
     block = max(16, BLOCK_BYTES // rows.row_bytes // 16 * 16)
     raw, approx = np.empty(block, np.int32), np.empty(block, np.float32)
-    for first in range(start, stop, block):
-        n = min(block, stop - first)
-        address = rows.data + first * rows.row_bytes
-        for i in range(len(batch.values)):
-            integer_dots(kind, batch.fast[i].ctypes.data, rows.dim, address, rows.row_bytes, n, raw.ctypes.data)
-            offset, margin = batch.offset[i], batch.margin[i]
-            finish(raw, approx, n, first, multiplier, batch.shift[i], batch.step[i], offset, rows)
-            query = batch.values[i].ctypes.data
-            refine(kind, 1.0, approx, n, first, query, margin, offset, rows, scores[i], kept[i])
+    for start, stop in ((0, rows.tail_start), (rows.tail_start, rows.n)):
+        for first in range(start, stop, block):
+            count = min(block, stop - first)
+            address = row_address(rows, first)
+            for i in range(len(values)):
+                integer_dots(kind, batch.fast[i].ctypes.data, rows.dim, address, rows.row_bytes, count, raw.ctypes.data)
+                finish(raw, approx, count, first, multiplier, batch.shift[i], batch.step[i], offset[i], rows)
+                query = batch.values[i].ctypes.data
+                refine(kind, 1.0, approx, count, first, query, batch.margin[i], offset[i], rows, scores[i], kept[i])
+    sort_best_first(scores, kept, rows.ids)
 
 
 @njit(inline="always")
-def float_topk(kind, unit, batch, rows, start, stop, scores, kept):
+def float_topk(kind, unit, values, offset, rows, max_norm, scores, kept):
+    batch = prepared(kind, values, offset, rows, max_norm)
     block = max(16, BLOCK_BYTES // rows.row_bytes // 16 * 16)
     raw, approx = np.empty(block, np.float32), np.empty(block, np.float32)
-    for first in range(start, stop, block):
-        n = min(block, stop - first)
-        address = rows.data + first * rows.row_bytes
-        for i in range(len(batch.values)):
-            query, offset, margin = batch.values[i].ctypes.data, batch.offset[i], batch.margin[i]
-            float_dots(kind, query, rows.dim, address, rows.row_bytes, n, raw.ctypes.data)
-            finish(raw, approx, n, first, np.float32(1), np.float32(0), unit, offset, rows)
-            refine(kind, unit, approx, n, first, query, margin, offset, rows, scores[i], kept[i])
+    for start, stop in ((0, rows.tail_start), (rows.tail_start, rows.n)):
+        for first in range(start, stop, block):
+            count = min(block, stop - first)
+            address = row_address(rows, first)
+            for i in range(len(values)):
+                query = batch.values[i].ctypes.data
+                float_dots(kind, query, rows.dim, address, rows.row_bytes, count, raw.ctypes.data)
+                finish(raw, approx, count, first, np.float32(1), np.float32(0), unit, offset[i], rows)
+                refine(kind, unit, approx, count, first, query, batch.margin[i], offset[i], rows, scores[i], kept[i])
+    sort_best_first(scores, kept, rows.ids)
 
 
 def float_kernel(kind, unit, sources):
     @njit(nogil=True, cache=True)
-    def topk_of_floats(batch, rows, start, stop, scores, kept):
+    def topk_of_floats(values, offset, rows, max_norm, scores, kept):
         _ = sources  # a cell of this closure, and so part of numba's cache key
-        float_topk(kind, unit, batch, rows, start, stop, scores, kept)
+        float_topk(kind, unit, values, offset, rows, max_norm, scores, kept)
 
     return topk_of_floats
 
 
 def integer_kernel(kind, multiplier, sources):
     @njit(nogil=True, cache=True)
-    def topk_of_integers(batch, rows, start, stop, scores, kept):
+    def topk_of_integers(values, offset, rows, max_norm, scores, kept):
         _ = sources
-        integer_topk(kind, multiplier, batch, rows, start, stop, scores, kept)
+        integer_topk(kind, multiplier, values, offset, rows, max_norm, scores, kept)
 
     return topk_of_integers
 
@@ -208,73 +276,48 @@ def topk(
     max_norm: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """As `reference.topk`, to the bit."""
-    m, dim = values.shape
-    n, row_bytes = data.shape
-    scores = np.full((m, k), -np.inf, np.float32)
-    kept = np.full((m, k), -1, np.int64)
-    batch = prepare(kind, values, offset, bias, max_norm)
-
-    tail = min(n, tail_rows(kind, row_bytes))
-    padded = padded_tail(data, tail)
-    for start, stop, base in ((0, n - tail, address(data)), (n - tail, n, address(padded) - (n - tail) * row_bytes)):
-        if start < stop:
-            rows = Rows(base, row_bytes, dim, address(scale), address(bias), address(ids), address(allow))
-            TOPK[kind](batch, rows, start, stop, scores, kept)
-
-    keys = np.where(kept >= 0, ids[kept], np.iinfo(np.int64).max)
-    order = np.lexsort((keys, -scores))
-    return np.take_along_axis(kept, order, 1), np.take_along_axis(scores, order, 1)
-
-
-def prepare(
-    kind: str,
-    values: NDArray[np.float32],
-    offset: NDArray[np.float64],
-    bias: NDArray[np.float32] | None,
-    max_norm: float,
-) -> Batch:
-    """The int8 form of the queries and a bound on the error of each query's fast scores."""
-    m, dim = values.shape
-    padded = np.zeros((m, -(-dim // 64) * 64), np.float32)
-    padded[:, :dim] = values
-    step = np.abs(values).max(axis=1) / np.float32(127)
-    # Below the smallest normal number the int8 query is zero, and the margin is the whole query.
-    step[step < np.finfo(np.float32).tiny] = 1
-    fast = np.rint(padded / step[:, None]).astype(np.int8)
-    length = np.sqrt(np.einsum("ij,ij->i", padded, padded, dtype=np.float64, casting="same_kind"))
-    error = np.abs(padded - step[:, None].astype(np.float64) * fast)
-
-    # What the int8 query misses: Cauchy-Schwarz for int8 rows, the sum of the misses for rows of signs.
-    total = fast.sum(axis=1, dtype=np.int64)
-    if kind == "int8":
-        margin, shift = np.sqrt(np.einsum("ij,ij->i", error, error)) * max_norm, -128 * total
-    elif kind == "sign":
-        margin, shift = error.sum(axis=1), -total
-    else:
-        margin, shift = np.zeros(m), np.zeros(m, np.int64)
-    # Rounding in float32: at most dim / 16 additions in a lane, a few to join the lanes, a few to finish, each wrong
-    # by half a unit of 2 ** -23 of what the sums can reach; twice that, and the underflow of `dim` products.
-    reach = length * max_norm + np.abs(offset) + (0.0 if bias is None or not len(bias) else float(np.abs(bias).max()))
-    margin += (dim / 16 + 16) * 2.0**-23 * reach + dim * float(np.finfo(np.float32).tiny)
-    return Batch(padded, fast, shift, step, margin, offset)
+    scores = np.full((len(values), k), -np.inf, np.float32)
+    kept = np.full((len(values), k), -1, np.int64)
+    rows, _tail = addressed(kind, values.shape[1], data, scale, bias, ids, allow)
+    TOPK[kind](values, offset, rows, max_norm, scores, kept)
+    return kept, scores
 
 
 # Kernels read whole registers: bytes that one read of a row may take.
-_GRAIN = {"float32": 128, "float16": 64, "e4m3": 32, "e5m2": 32, "e3m4": 32, "int8": 64, "sign": 8}
+GRAIN = {"float32": 128, "float16": 64, "e4m3": 32, "e5m2": 32, "e3m4": 32, "int8": 64, "sign": 8}
 
 
-def tail_rows(kind: str, row_bytes: int) -> int:
-    """How many of the last rows are read beyond the end of all rows, unless they lie in a padded copy."""
-    beyond = -row_bytes % _GRAIN[kind]
-    return -(-beyond // row_bytes)
+def addressed(
+    kind: str,
+    dim: int,
+    data: NDArray[np.uint8],
+    scale: NDArray[np.float32] | None,
+    bias: NDArray[np.float32] | None,
+    ids: NDArray[np.int64] | None = None,
+    allow: NDArray[np.bool_] | None = None,
+) -> tuple[Rows, NDArray[np.uint8]]:
+    """The addresses of rows, and the padded copy of the last ones, which must outlive the addresses.
 
-
-def padded_tail(data: NDArray[np.uint8], tail: int) -> NDArray[np.uint8]:
-    """The last `tail` rows in a buffer with room for one register more."""
-    row_bytes = data.shape[1]
-    buffer = np.zeros(tail * row_bytes + 128, np.uint8)
-    buffer[: tail * row_bytes] = data[len(data) - tail :].reshape(-1)
-    return buffer
+    Reads of whole registers would leave the array at its end, so the last rows (few, often none) are read from a
+    copy with room behind it.
+    """
+    n, row_bytes = data.shape
+    tail_start = n - min(n, -(-(-row_bytes % GRAIN[kind]) // row_bytes))
+    tail = np.zeros((n - tail_start) * row_bytes + max(GRAIN.values()), np.uint8)
+    tail[: (n - tail_start) * row_bytes] = data[tail_start:].reshape(-1)
+    rows = Rows(
+        n=n,
+        dim=dim,
+        row_bytes=row_bytes,
+        data=address(data),
+        tail=address(tail) - tail_start * row_bytes,
+        tail_start=tail_start,
+        scale=address(scale),
+        bias=address(bias),
+        ids=address(ids),
+        allow=address(allow),
+    )
+    return rows, tail
 
 
 def address(array: NDArray[np.generic] | None) -> int:
