@@ -40,4 +40,4 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .qindex-demo
+	rm -rf $(VENV) build dist *.egg-info qindex-demo

@@ -1,0 +1,1 @@
+"""Judging: measures of rankings, judged collections, and quantizers side by side."""

