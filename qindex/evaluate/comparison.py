@@ -6,8 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
+from qindex.evaluate.metrics import recall
 from qindex.index.flat import FlatIndex
 from qindex.quantize import Float32
 from qindex.types import Quantizer, Vectors
@@ -31,12 +30,11 @@ def compare(
     for name, (quantizer, rescore) in quantizers.items():
         index = FlatIndex.build(vectors, quantizer, rescore=rescore)
         ids = index.search(queries, k).ids
-        recall = np.mean([np.isin(best, found).mean() for best, found in zip(truth, ids, strict=True)])
         start = time.perf_counter()
         for i in range(len(queries)):
             index.search(queries[i : i + 1], k)
         seconds = time.perf_counter() - start
         dim = vectors.shape[1]
         n_bytes = quantizer.bytes_per_vector(dim) + (rescore.bytes_per_vector(dim) if rescore else 0)
-        rows.append(Comparison(name, n_bytes, float(recall), len(queries) / seconds))
+        rows.append(Comparison(name, n_bytes, recall(ids, truth), len(queries) / seconds))
     return rows

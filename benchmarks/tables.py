@@ -1,0 +1,120 @@
+"""Rewrite the tables of README.md from benchmarks/results: `python benchmarks/tables.py`.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`, and comes from results/NAME.json. What a command
+printed stands likewise under `<!-- text: NAME -->`, and comes from results/NAME.txt.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from environment import RESULTS
+
+README = Path(__file__).parents[1] / "README.md"
+
+_PLACE = re.compile(r"(<!-- (table|text): (\S+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+
+def main() -> None:
+    README.write_text(rewritten(README.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+
+
+def rewritten(readme: str, results: Path) -> str:
+    """The text with every table made anew."""
+
+    def filled(match: re.Match[str]) -> str:
+        start, kind, name = match.groups()
+        if kind == "text":
+            return f"{start}```text\n{(results / f'{name}.txt').read_text(encoding='utf-8')}```\n"
+        if name not in TABLES:
+            raise ValueError(f"README.md asks for the table {name!r}, but there are {', '.join(TABLES)}")
+        file = results / f"{name}.json"
+        if not file.exists():
+            raise FileNotFoundError(f"{file} is missing: run benchmarks/{name}.py first")
+        return f"{start}{TABLES[name](json.loads(file.read_text(encoding='utf-8')))}"
+
+    return _PLACE.sub(filled, readme)
+
+
+def quality(result: dict[str, Any]) -> str:
+    settings = result["settings"]
+    rows = [
+        (
+            _code(row["name"]),
+            f"{row['bytes_per_vector']:,}",
+            f"{row['ndcg']['average']:.4f}",
+            f"{row['kept']:.2%}",
+            _points(row["loss"]["average"]),
+            f"{row['recall']:.3f}",
+        )
+        for row in result["rows"]
+    ]
+    collections = ", ".join(
+        f"{name} ({one['documents']:,} documents, {one['queries']:,} queries)"
+        for name, one in settings["collections"].items()
+    )
+    recall_on = settings["recall_on"]
+    return _table(
+        ("quantizer", "bytes per vector", "nDCG@10", "of float32's", "loss in points", "recall@10"),
+        rows,
+        f"{settings['model']}. nDCG@10 is the average over {collections}. The loss is float32's nDCG@10 less this, "
+        f"times 100, with its {settings['confidence']:.0%} interval over the queries. recall@10 is against float32's "
+        f"best ten of {recall_on['vectors']:,} other vectors, for {recall_on['queries']:,} queries. "
+        "Raw codes are ranked without decoding, by the cosine of the codes of both sides; with ranges of each side the "
+        "answer to a query depends on the queries beside it. " + _measured(result["environment"]),
+    )
+
+
+def scan(result: dict[str, Any]) -> str:
+    settings = result["settings"]
+    rows = [
+        (
+            _code(row["name"]),
+            row["library"],
+            f"{row['bytes_per_vector']:,}",
+            f"{row['ms']:.1f}",
+            f"{row['gb_per_s']:.1f}",
+            f"{row['share_of_ceiling']:.0%}",
+            f"{row['recall_at_10']:.3f}",
+        )
+        for row in result["rows"]
+    ]
+    return _table(
+        ("codes", "library", "bytes per vector", "ms a query", "GB/s", "of the ceiling", "recall@10"),
+        rows,
+        f"{settings['rows']:,} vectors of {settings['dim']} dimensions, one query at a time on one thread. The ceiling "
+        f"is a loop that only reads the same bytes, {result['ceiling_gb_per_s']:.1f} GB/s. "
+        + _measured(result["environment"]),
+    )
+
+
+TABLES = {"quality": quality, "scan": scan}
+
+
+def _code(name: str) -> str:
+    """Names that are Python stand in backticks."""
+    return f"`{name}`" if "(" in name else name
+
+
+def _points(loss: dict[str, float]) -> str:
+    if loss["low"] == loss["high"] == 0:
+        return "0"
+    mean, low, high = (round(100 * loss[name], 2) + 0.0 for name in ("mean", "low", "high"))  # + 0.0: no minus zero
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], caption: str) -> str:
+    """A Markdown table, numbers to the right, and the sentences under it."""
+    align = ["---", *("---:" if name != "library" else "---" for name in head[1:])]
+    lines = (f"| {' | '.join(cells)} |" for cells in (head, align, *rows))
+    return "\n".join((*lines, "", caption, ""))
+
+
+def _measured(environment: dict[str, Any]) -> str:
+    return f"Measured {environment['date']} on {environment['cores']} cores of {environment['cpu']}."
+
+
+if __name__ == "__main__":
+    main()
