@@ -21,6 +21,7 @@ from qindex.types import Codes, Matches, Quantizer, Queries, Vectors, as_vectors
 Metric = Literal["ip", "cosine", "l2"]
 
 DEFAULT_OVERSAMPLE = 4
+MAX_ID = int(np.iinfo(np.int64).max)
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,13 @@ class FlatIndex:
         rows = as_vectors(vectors, nonempty=True)
         if metric not in get_args(Metric):
             raise ValueError(f'metric must be "ip", "cosine" or "l2", got {metric!r}')
+        quantizer = Int8() if quantizer is None else quantizer
+        for name, given in (("quantizer", quantizer), ("rescore", rescore)):
+            if given is not None and (isinstance(given, type) or not isinstance(given, Quantizer)):
+                raise TypeError(f"{name} must be a quantizer such as qindex.Int8(), got {given!r}")
         new_ids = _as_ids(ids, len(rows), next_id=0)
         learnt = normalised(rows) if metric == "cosine" else rows
-        quantizers = [Int8() if quantizer is None else quantizer] + ([] if rescore is None else [rescore])
+        quantizers = [quantizer] if rescore is None else [quantizer, rescore]
         fitted = [q if q.fitted else q.fit(learnt) for q in quantizers]
         codes = [_Coder(q, metric).encode(rows) for q in fitted]
         return cls(
@@ -319,6 +324,8 @@ def _integers(ids: ArrayLike) -> NDArray[np.int64]:
 def _as_ids(ids: ArrayLike | None, n: int, next_id: int) -> NDArray[np.int64]:
     """`n` distinct ids: those given, or the `n` that follow."""
     if ids is None:
+        if next_id + n > MAX_ID + 1:
+            raise ValueError(f"ids must be given: after {next_id - 1}, the largest so far, there are none left for {n}")
         return np.arange(next_id, next_id + n)
     array = _integers(ids)
     if len(array) != n:

@@ -71,7 +71,7 @@ class Int8:
     def dequantize(self, codes: Codes) -> Vectors:
         """The rounded vectors: (n, dim) float32."""
         if self.scale == "vector":
-            return decode_rows(codes, INT8)
+            return decode_rows(codes, INT8, scaled=True)
         lower, step = self._learnt()
         return decode_rows(codes, INT8, len(lower)) * step + (lower + 128 * step)
 

@@ -25,7 +25,7 @@ def encode_rows(
     data = np.empty((n, format.row_bytes(dim)), np.uint8)
     scale: NDArray[np.float32] | None = None
     max_norm = 0.0
-    for start in range(0, n, BLOCK):
+    for start in range(0, max(n, 1), BLOCK):  # once for no rows, too: they may have scales
         block = slice(start, min(start + BLOCK, n))
         values, block_scale = prepare(vectors[block])
         data[block] = format.encode(values)
@@ -34,15 +34,17 @@ def encode_rows(
             scale = np.empty(n, np.float32) if scale is None else scale
             scale[block] = block_scale
             norms = norms * block_scale
-        max_norm = max(max_norm, float(norms.max()))
+        max_norm = max(max_norm, float(norms.max(initial=0)))
     return Codes(data, format, dim, max_norm * ROUNDED_UP, scale)
 
 
-def decode_rows(codes: Codes, format: Format, dim: int | None = None) -> Vectors:
-    """The scaled levels of codes that a quantizer for `format` (and `dim`, where it was fitted to one) made."""
+def decode_rows(codes: Codes, format: Format, dim: int | None = None, *, scaled: bool = False) -> Vectors:
+    """The (scaled) levels of codes that a quantizer for `format` (and `dim`, where it was fitted to one) made."""
     if codes.format != format or (dim is not None and codes.dim != dim):
         wanted = f"{format.name} codes" + (f" of dim {dim}" if dim is not None else "")
         raise ValueError(f"codes must be {wanted}, got {codes.format.name} codes of dim {codes.dim}")
+    if (codes.scale is not None) != scaled:
+        raise ValueError(f"codes must {'' if scaled else 'not '}have row scales for this quantizer: another made them")
     values = format.decode(codes.data, codes.dim)
     return values if codes.scale is None else values * codes.scale[:, None]
 

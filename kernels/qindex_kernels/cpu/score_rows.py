@@ -53,6 +53,7 @@ def score_rows(
     m, dim = values.shape
     padded = np.zeros((m, -(-dim // 32) * 32), np.float32)
     padded[:, :dim] = values
+    offset, rows = np.require(offset, requirements="W"), np.require(rows, requirements="W")
     addresses, _tail = addressed(kind, dim, data, scale, bias)
     result = np.empty(rows.shape, np.float32)
     SCORE[kind](padded, offset, addresses, rows, result)

@@ -187,16 +187,18 @@ def prepared(kind, values, offset, rows, max_norm):
             miss = abs(np.float64(padded[i, d]) - np.float64(step[i]) * code)
             missed += miss
             missed_squares += miss * miss
-        # What the int8 form misses: Cauchy-Schwarz for int8 rows, the sum of the misses for rows of signs.
+        # What the int8 form misses: Cauchy-Schwarz for int8 rows; for rows of signs the sum of the misses, under a row
+        # scale that is at most max_norm / sqrt(dim).
         margin[i] = 0.0
         if kind == INT8:
             margin[i], shift[i] = np.sqrt(missed_squares) * max_norm, -128 * total
         elif kind == SIGN:
-            margin[i], shift[i] = missed, -total
+            margin[i], shift[i] = missed * max_norm / np.sqrt(dim), -total
         # Rounding in float32: at most dim / 16 additions in a lane, a few to join the lanes, a few to finish, each
-        # wrong by half a unit of 2 ** -23 of what the sums can reach; twice that, and the underflow of `dim` products.
+        # wrong by half a unit of 2 ** -23 of what the sums can reach; twice that. Last, the underflow of `dim` products,
+        # under a row scale that is at most max_norm over the smallest level, and under `unit`.
         reach = np.sqrt(squares) * max_norm + abs(offset[i]) + largest_bias
-        margin[i] += (dim / 16 + 16) * 2.0**-23 * reach + dim * SMALLEST_NORMAL
+        margin[i] += (dim / 16 + 16) * 2.0**-23 * reach + dim * SMALLEST_NORMAL * (1 + max_norm * 2.0**36)
     return Batch(padded, fast, shift, step, margin, offset)
 
 
@@ -276,6 +278,8 @@ def topk(
     max_norm: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """As `reference.topk`, to the bit."""
+    # Arrays that may not be written have another type, for which numba would compile another kernel.
+    values, offset = np.require(values, requirements="W"), np.require(offset, requirements="W")
     scores = np.full((len(values), k), -np.inf, np.float32)
     kept = np.full((len(values), k), -1, np.int64)
     rows, _tail = addressed(kind, values.shape[1], data, scale, bias, ids, allow)
