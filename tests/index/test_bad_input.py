@@ -145,7 +145,7 @@ def test_codes_do_not_go_with_an_unfitted_quantizer_or_cosine() -> None:
         FlatIndex.from_codes(Binary(), codes)
     with pytest.raises(ValueError, match='metric must be "ip" or "l2" for codes: normalise'):
         FlatIndex.from_codes(Binary().fit(VECTORS), codes, metric="cosine")
-    with pytest.raises(ValueError, match=r"codes must be .* \(int8, dim 6.*\), got codes of another \(sign, dim 6"):
+    with pytest.raises(ValueError, match="codes must be int8 codes, got sign codes of dim 6"):
         FlatIndex.from_codes(Int8(), codes)
 
 

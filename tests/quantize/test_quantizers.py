@@ -97,23 +97,17 @@ def test_a_dim_of_zero_takes_no_bytes_but_an_error(quantizer: Quantizer) -> None
 @pytest.mark.parametrize("quantizer", ALL, ids=repr)
 def test_codes_of_another_format_are_refused(quantizer: Quantizer, vectors: NDArray[np.float32]) -> None:
     other = Float16() if isinstance(quantizer, Float32) else Float32()
-    with pytest.raises(ValueError, match=r"codes must be those of this quantizer .*, got codes of another \(float"):
+    with pytest.raises(ValueError, match=r"codes must be .*, got float"):
         quantizer.fit(vectors).dequantize(other.quantize(vectors))
 
 
 def test_codes_of_the_other_int8_scale_are_refused(vectors: NDArray[np.float32]) -> None:
     by_vector, by_dim = Int8(), Int8("dim").fit(vectors)
-    with pytest.raises(
-        ValueError, match=r"codes must be those of this quantizer \(int8.* row scales\), got .* \(int8.* row scales\)"
-    ):
+    with pytest.raises(ValueError, match="codes must have row scales"):
         by_vector.dequantize(by_dim.quantize(vectors))
-    with pytest.raises(
-        ValueError, match=r"codes must be those of this quantizer \(int8.* row scales\), got .* \(int8.* row scales\)"
-    ):
+    with pytest.raises(ValueError, match="codes must not have row scales"):
         by_dim.dequantize(by_vector.quantize(vectors))
-    with pytest.raises(
-        ValueError, match=r"codes must be those of this quantizer \(int8.* row scales\), got .* \(int8.* row scales\)"
-    ):
+    with pytest.raises(ValueError, match="codes must have row scales"):
         FlatIndex.from_codes(by_vector, by_dim.quantize(vectors))
 
 

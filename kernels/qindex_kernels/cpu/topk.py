@@ -195,7 +195,7 @@ def prepared(kind, values, offset, rows, max_norm):
         elif kind == SIGN:
             margin[i], shift[i] = missed * max_norm / np.sqrt(dim), -total
         # Rounding in float32: at most dim / 16 additions in a lane, a few to join the lanes, a few to finish, each
-        # wrong by half a unit of 2 ** -23 of what the sums can reach; twice that. Last, the underflow of `dim` products,
+        # wrong by half a unit of 2 ** -23 of what the sums can reach; twice that. Last, the underflow of the products,
         # under a row scale that is at most max_norm over the smallest level, and under `unit`.
         reach = np.sqrt(squares) * max_norm + abs(offset[i]) + largest_bias
         margin[i] += (dim / 16 + 16) * 2.0**-23 * reach + dim * SMALLEST_NORMAL * (1 + max_norm * 2.0**36)
