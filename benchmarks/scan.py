@@ -21,14 +21,14 @@ from typing import Any
 import faiss
 import numpy as np
 import usearch.index
-from environment import environment, write_result
 from numba import njit
 from numpy.typing import NDArray
-from qindex_kernels.cpu.simd import dot_u8i8, load_bytes, ones_u8, prefetch, store_sums_i32, zero_i32
 
 import qindex
+from environment import environment, write_result
 from qindex.evaluate.metrics import recall
 from qindex.types import Codes
+from qindex_kernels.cpu.simd import dot_u8i8, load_bytes, ones_u8, prefetch, store_sums_i32, zero_i32
 
 DIM, K, SEED, CHUNK = 384, 10, 0, 50_000
 

@@ -76,7 +76,7 @@ class Codes:
 
     def __getitem__(self, rows: slice | NDArray[Any]) -> Codes:
         """The chosen rows: a slice shares memory, an index array or a boolean mask copies."""
-        if isinstance(rows, int):
+        if isinstance(rows, int | np.integer):
             raise TypeError(
                 f"Codes take a slice or an array of rows, got {rows}; a single row is codes[{rows}:{rows}+1]"
             )

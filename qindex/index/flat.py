@@ -97,6 +97,9 @@ class FlatIndex:
     """Quantized vectors under int64 ids, searched by exact score of the float query against every decoded row.
 
     Searching from many threads is safe, also while another thread adds or removes.
+
+    With metric "l2" the squared length of each decoded row is kept in float32, so scores of rows of length R carry an
+    error of up to 2 ** -25 * R ** 2: centre vectors that lie far from the origin.
     """
 
     def __init__(self, state: FlatState) -> None:
@@ -154,6 +157,8 @@ class FlatIndex:
         cls, quantizer: Quantizer, codes: Codes, *, ids: ArrayLike | None = None, metric: Metric = "ip"
     ) -> FlatIndex:
         """An index of codes that a fitted quantizer made earlier. With metric="cosine" build from vectors instead."""
+        if not quantizer.fitted:
+            raise ValueError(f"quantizer must be the fitted one that made the codes, got {quantizer!r}")
         if metric == "cosine":
             raise ValueError('metric must be "ip" or "l2" for codes: normalise vectors before quantizing and use "ip"')
         if len(codes) == 0:
@@ -255,7 +260,9 @@ class FlatIndex:
             if self._growable is None:
                 growing_fine = None if state.rescore_codes is None else GrowableCodes(state.rescore_codes)
                 self._growable = GrowableCodes(state.codes), growing_fine, Growable(state.ids)
-            growable_codes, growable_fine, growable_ids = self._growable
+            # Forgotten until all have grown: if memory runs out between two of them, the next add starts afresh.
+            growable, self._growable = self._growable, None
+            growable_codes, growable_fine, growable_ids = growable
             self._state = dataclasses.replace(
                 state,
                 codes=growable_codes.append(codes),
@@ -263,6 +270,7 @@ class FlatIndex:
                 ids=growable_ids.append(new_ids),
                 next_id=max(state.next_id, int(new_ids.max()) + 1),
             )
+            self._growable = growable
             return new_ids
 
     def remove(self, ids: ArrayLike) -> None:

@@ -119,5 +119,6 @@ class Int8:
 
 def _symmetric(block: Vectors) -> tuple[Vectors, NDArray[np.float32]]:
     scale = np.abs(block).max(axis=1) / np.float32(127)
-    # A row of zeros, or of numbers too small for a float32 scale, is stored as zeros.
+    # A row of zeros, or of numbers too small for a normal float32 scale, is stored as zeros.
+    scale[scale < np.finfo(np.float32).tiny] = 0
     return block / np.where(scale > 0, scale, np.float32(1))[:, None] * (scale > 0)[:, None], scale

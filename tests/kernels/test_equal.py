@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from qindex.formats import FORMATS
 from qindex_kernels import reference
 from qindex_kernels.cpu.score_rows import score_rows
 from qindex_kernels.cpu.topk import TOPK, topk
-
-from qindex.formats import FORMATS
 
 # One, odd, one register, register + tail of every kind, and what is common.
 DIMS = (1, 3, 15, 16, 17, 32, 33, 64, 65, 100, 384, 1000)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from numba import njit
-from qindex_kernels.cpu.target import PATH
-from qindex_kernels.cpu.topk import TOPK, topk
 
 from qindex.formats import FORMATS
+from qindex_kernels.cpu.target import PATH
+from qindex_kernels.cpu.topk import TOPK, topk
 
 WANTED = {
     "avx512": {"int8": "vpdpbusd", "e4m3": "vcvtph2ps"},

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from qindex_kernels.cpu.target import PATH
 
 X86 = platform.machine() in ("x86_64", "AMD64")

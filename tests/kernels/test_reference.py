@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from qindex_kernels import reference
 
 from qindex.formats import FORMATS
+from qindex_kernels import reference
 
 every_kind = pytest.mark.parametrize("kind", FORMATS)
 

@@ -4,9 +4,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from qindex_kernels import reference
 
 from qindex.formats import E3M4, E4M3, E5M2, FLOAT16, FLOAT32, FORMATS, INT8, SIGN, Format
+from qindex_kernels import reference
 
 ORACLES = {E4M3: ml_dtypes.float8_e4m3fn, E5M2: ml_dtypes.float8_e5m2, E3M4: ml_dtypes.float8_e3m4, FLOAT16: np.float16}
 small_floats = pytest.mark.parametrize("format", [E4M3, E5M2, E3M4], ids=lambda format: format.name)
