@@ -85,7 +85,8 @@ def scan(result: dict[str, Any]) -> str:
         ("codes", "library", "bytes per vector", "ms a query", "GB/s", "of the ceiling", "recall@10"),
         rows,
         f"{settings['rows']:,} random vectors of {settings['dim']} dimensions with the falling spectrum of real ones "
-        f"(which is why one bit finds so little here), one query at a time on one thread. The ceiling is a loop that only reads the same bytes, {result['ceiling_gb_per_s']:.1f} GB/s. "
+        f"(which is why one bit finds so little here), one query at a time on one thread. "
+        f"The ceiling is a loop that only reads the same bytes, {result['ceiling_gb_per_s']:.1f} GB/s. "
         + _measured(result["environment"]),
     )
 
