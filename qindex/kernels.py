@@ -157,10 +157,14 @@ def topk(
     `ids` (n,) breaks ties (the smaller id comes first). `allow` (n,) says which rows may be returned.
     """
     _check_dim(queries, codes)
+    for name, array, dtype in (("ids", ids, np.int64), ("allow", allow, np.bool_)):
+        if array is not None and (array.dtype != dtype or array.shape != (len(codes),)):
+            raise ValueError(f"{name} must be {np.dtype(dtype)} ({len(codes)},), got {array.dtype} {array.shape}")
+    ids = np.ascontiguousarray(ids)
     if allow is not None:
         rows = np.flatnonzero(allow)
         if len(rows) < _GATHER_SHARE * len(codes):
-            found = topk(queries, codes[rows], k, ids=np.ascontiguousarray(ids[rows]))
+            found = topk(queries, codes[rows], k, ids=ids[rows])
             if len(rows):
                 found = Matches(np.where(found.ids >= 0, rows[found.ids], -1), found.scores)
             return found

@@ -94,14 +94,20 @@ def _read(path: Path, field: str) -> Iterator[Document]:
             yield _document(path, number, line, field)
 
 
-def _document(path: Path, number: int, line: str, field: str) -> Document:
-    place = f"{path} line {number}"
+def json_object(place: str, line: str) -> dict[str, Any]:
+    """The object on a line of a JSON lines file; `place` names it in the ValueError for anything else."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{place} must be a JSON object: {error}") from None
     if not isinstance(record, dict):
         raise ValueError(f"{place} must be a JSON object, got {type(record).__name__}")
+    return record
+
+
+def _document(path: Path, number: int, line: str, field: str) -> Document:
+    place = f"{path} line {number}"
+    record = json_object(place, line)
     if field not in record:
         raise ValueError(f"{place} has no field {field!r}; it has {', '.join(map(repr, record)) or 'none'}")
     text = record.pop(field)

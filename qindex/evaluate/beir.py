@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from qindex.collection.sources import json_object
 
 logger = logging.getLogger(__name__)
 
@@ -79,12 +80,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 def _records(path: Path) -> Iterator[tuple[str, str, dict[str, object]]]:
     for place, line in _lines(path):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{place} must be a JSON object: {error}") from None
-        if not isinstance(record, dict):
-            raise ValueError(f"{place} must be a JSON object, got {type(record).__name__}")
+        record = json_object(place, line)
         yield place, _text(place, record, "_id"), record
 
 
