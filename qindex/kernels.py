@@ -36,8 +36,9 @@ _SPLIT_BYTES = 2 << 20
 # NumPy scores about 30 MB of codes a second, so this much takes as long as loading numba and one cached kernel.
 _NUMPY_BYTES = 16 << 20
 
-# A row that passes a filter costs a copy; below this share of rows that is cheaper than reading them all.
-_GATHER_SHARE = 0.25
+# Below this share of allowed rows their copies are scanned, above it all rows are. Measured on 500,000 x 384 codes: the
+# two cost the same at 0.16 for int8 and at 0.06 for signs.
+_GATHER_SHARE = 0.1
 
 
 class _Threads:

@@ -47,8 +47,8 @@ def assert_same(found: Matches, wanted: Matches) -> None:
     np.testing.assert_array_equal(found.scores, wanted.scores)
 
 
-# Below a quarter of the rows these are copied and searched, above it they are masked.
-@pytest.mark.parametrize("n_allowed", [0, 1, 10, 149, 150, 151, 400, N])
+# Below a tenth of the rows these are copied and searched, above it they are masked.
+@pytest.mark.parametrize("n_allowed", [0, 1, 10, 59, 60, 61, 400, N])
 def test_masks_and_ids_filter_the_full_ranking(n_allowed: int, index: FlatIndex, queries: NDArray[np.float32]) -> None:
     mask = np.zeros(N, bool)
     mask[np.random.default_rng(n_allowed).permutation(N)[:n_allowed]] = True
