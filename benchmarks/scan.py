@@ -38,7 +38,7 @@ class Measured:
     """One method: its name, whose it is, the bytes that a query reads of each vector, and its answers."""
 
     name: str
-    library: str
+    made_by: str
     bytes_per_vector: int
     ids: NDArray[np.int64]
     seconds: list[float]
@@ -169,7 +169,7 @@ def main() -> None:
         rows.append(
             {
                 "name": one.name,
-                "library": one.library,
+                "library": one.made_by,
                 "bytes_per_vector": one.bytes_per_vector,
                 "ms": round(median * 1e3, 2),
                 "ms_min": round(min(one.seconds) * 1e3, 2),
