@@ -159,17 +159,13 @@ def finish(raw, approx, n, first, multiplier, shift, factor, offset, rows):
 
 
 @njit
-def prepared(kind, values, offset, rows, max_norm):
+def prepared(kind, values, offset, max_norm, max_bias):
     """Pad the queries, give them an int8 form, and bound the error of each query's fast scores."""
     m, dim = values.shape
     width = (dim + 63) // 64 * 64
     padded, fast = np.zeros((m, width), np.float32), np.zeros((m, width), np.int8)
     shift, step = np.zeros(m, np.int64), np.ones(m, np.float32)
     margin = np.empty(m, np.float64)
-    largest_bias = 0.0
-    if rows.bias != 0:
-        for j in range(rows.n):
-            largest_bias = max(largest_bias, abs(peek_f32(rows.bias + 4 * j)))
     for i in range(m):
         largest, squares = np.float32(0), 0.0
         for d in range(dim):
@@ -197,14 +193,14 @@ def prepared(kind, values, offset, rows, max_norm):
         # Rounding in float32: at most dim / 16 additions in a lane, a few to join the lanes, a few to finish, each
         # wrong by half a unit of 2 ** -23 of what the sums can reach; twice that. Last, the underflow of the products,
         # under a row scale that is at most max_norm over the smallest level, and under `unit`.
-        reach = np.sqrt(squares) * max_norm + abs(offset[i]) + largest_bias
+        reach = np.sqrt(squares) * max_norm + abs(offset[i]) + max_bias
         margin[i] += (dim / 16 + 16) * 2.0**-23 * reach + dim * SMALLEST_NORMAL * (1 + max_norm * 2.0**36)
     return Batch(padded, fast, shift, step, margin, offset)
 
 
 @njit(inline="always")
-def integer_topk(kind, multiplier, values, offset, rows, max_norm, scores, kept):
-    batch = prepared(kind, values, offset, rows, max_norm)
+def integer_topk(kind, multiplier, values, offset, rows, max_norm, max_bias, scores, kept):
+    batch = prepared(kind, values, offset, max_norm, max_bias)
     block = max(16, BLOCK_BYTES // rows.row_bytes // 16 * 16)
     raw, approx = np.empty(block, np.int32), np.empty(block, np.float32)
     for start, stop in ((0, rows.tail_start), (rows.tail_start, rows.n)):
@@ -220,8 +216,8 @@ def integer_topk(kind, multiplier, values, offset, rows, max_norm, scores, kept)
 
 
 @njit(inline="always")
-def float_topk(kind, unit, values, offset, rows, max_norm, scores, kept):
-    batch = prepared(kind, values, offset, rows, max_norm)
+def float_topk(kind, unit, values, offset, rows, max_norm, max_bias, scores, kept):
+    batch = prepared(kind, values, offset, max_norm, max_bias)
     block = max(16, BLOCK_BYTES // rows.row_bytes // 16 * 16)
     raw, approx = np.empty(block, np.float32), np.empty(block, np.float32)
     for start, stop in ((0, rows.tail_start), (rows.tail_start, rows.n)):
@@ -238,18 +234,18 @@ def float_topk(kind, unit, values, offset, rows, max_norm, scores, kept):
 
 def float_kernel(kind, unit, sources):
     @njit(nogil=True, cache=True)
-    def topk_of_floats(values, offset, rows, max_norm, scores, kept):
+    def topk_of_floats(values, offset, rows, max_norm, max_bias, scores, kept):
         _ = sources  # a cell of this closure, and so part of numba's cache key
-        float_topk(kind, unit, values, offset, rows, max_norm, scores, kept)
+        float_topk(kind, unit, values, offset, rows, max_norm, max_bias, scores, kept)
 
     return topk_of_floats
 
 
 def integer_kernel(kind, multiplier, sources):
     @njit(nogil=True, cache=True)
-    def topk_of_integers(values, offset, rows, max_norm, scores, kept):
+    def topk_of_integers(values, offset, rows, max_norm, max_bias, scores, kept):
         _ = sources
-        integer_topk(kind, multiplier, values, offset, rows, max_norm, scores, kept)
+        integer_topk(kind, multiplier, values, offset, rows, max_norm, max_bias, scores, kept)
 
     return topk_of_integers
 
@@ -283,7 +279,8 @@ def topk(
     scores = np.full((len(values), k), -np.inf, np.float32)
     kept = np.full((len(values), k), -1, np.int64)
     rows, _tail = addressed(kind, values.shape[1], data, scale, bias, ids, allow)
-    TOPK[kind](values, offset, rows, max_norm, scores, kept)
+    max_bias = 0.0 if bias is None or not len(bias) else max(float(bias.max()), -float(bias.min()))
+    TOPK[kind](values, offset, rows, max_norm, max_bias, scores, kept)
     return kept, scores
 
 
