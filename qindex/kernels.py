@@ -99,19 +99,20 @@ class _Backend:
 
     def __init__(self) -> None:
         self._numpy_bytes_left = _NUMPY_BYTES
-        self._ready: set[tuple[str, str]] = set()
+        self._compiled: dict[tuple[str, str], Callable[..., Any]] = {}
 
     def function(self, name: str, kind: str, work_bytes: int) -> Callable[..., Any]:
+        if (name, kind) in self._compiled:
+            return self._compiled[name, kind]
         if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0" or not self._worth_loading(work_bytes):
             return _imported("qindex_kernels.reference", name)
         function = _imported(f"qindex_kernels.cpu.{name}", name)
-        if (name, kind) not in self._ready:
-            started = time.perf_counter()
-            _call_on_one_row(function, name, kind)
-            seconds = time.perf_counter() - started
-            if seconds > 1:
-                logger.info("compiled %s for %s rows in %.1f s; `qindex warmup` compiles all", name, kind, seconds)
-            self._ready.add((name, kind))
+        started = time.perf_counter()
+        _call_on_one_row(function, name, kind)
+        seconds = time.perf_counter() - started
+        if seconds > 1:
+            logger.info("compiled %s for %s rows in %.1f s; `qindex warmup` compiles all", name, kind, seconds)
+        self._compiled[name, kind] = function
         return function
 
     def _worth_loading(self, work_bytes: int) -> bool:

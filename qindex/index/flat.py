@@ -249,9 +249,10 @@ class FlatIndex:
             state = self._state
             rows = as_vectors(vectors, dim=state.codes.dim)
             new_ids = _as_ids(ids, len(rows), state.next_id)
-            known = new_ids[np.isin(new_ids, state.ids)]
-            if len(known):
-                raise ValueError(f"ids must be new, but the index holds {_some(known)}; remove them first")
+            if ids is not None:  # those that follow the last are new
+                known = new_ids[np.isin(new_ids, state.ids)]
+                if len(known):
+                    raise ValueError(f"ids must be new, but the index holds {_some(known)}; remove them first")
             if not len(rows):
                 return new_ids
             codes = _Coder(state.quantizer, state.metric).encode(rows)

@@ -7,9 +7,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.simd import E3M4, E4M3, E5M2, FLOAT16, FLOAT32, INT8, SIGN
 from qindex_kernels.cpu.sources import SOURCES
-from qindex_kernels.cpu.topk import E3M4_UNIT, E4M3_UNIT, addressed, exact_score
+from qindex_kernels.cpu.topk import KINDS, addressed, exact_score
 
 
 @njit(inline="always")
@@ -29,15 +28,7 @@ def kernel(kind, unit, sources):
     return score_chosen_rows
 
 
-SCORE = {
-    "float32": kernel(FLOAT32, 1.0, SOURCES),
-    "float16": kernel(FLOAT16, 1.0, SOURCES),
-    "e4m3": kernel(E4M3, E4M3_UNIT, SOURCES),
-    "e5m2": kernel(E5M2, 1.0, SOURCES),
-    "e3m4": kernel(E3M4, E3M4_UNIT, SOURCES),
-    "int8": kernel(INT8, 1.0, SOURCES),
-    "sign": kernel(SIGN, 1.0, SOURCES),
-}
+SCORE = {name: kernel(kind, unit, SOURCES) for name, (kind, unit) in KINDS.items()}
 
 
 def score_rows(

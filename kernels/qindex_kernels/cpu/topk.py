@@ -32,8 +32,16 @@ from qindex_kernels.cpu.simd import (
 )
 from qindex_kernels.cpu.sources import SOURCES
 
-# decode16 gives small floats times a power of two (simd.py); this takes it back.
-E4M3_UNIT, E3M4_UNIT = 2.0**8, 2.0**12
+# What a format is to a kernel. decode16 gives small floats times a power of two (simd.py); the second takes it back.
+KINDS = {
+    "float32": (FLOAT32, 1.0),
+    "float16": (FLOAT16, 1.0),
+    "e4m3": (E4M3, 2.0**8),
+    "e5m2": (E5M2, 1.0),
+    "e3m4": (E3M4, 2.0**12),
+    "int8": (INT8, 1.0),
+    "sign": (SIGN, 1.0),
+}
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 
@@ -51,7 +59,7 @@ class Rows(NamedTuple):
     tail_start: int
     scale: int  # float32
     bias: int  # float32
-    ids: int  # int64, to break ties; 0 takes the row number
+    ids: int  # int64, to break ties
     allow: int  # bytes, 0 where a row may not be returned
 
 
@@ -63,7 +71,6 @@ class Batch(NamedTuple):
     shift: NDArray[np.int64]  # what makes the integer sum that of the levels
     step: NDArray[np.float32]
     margin: NDArray[np.float64]
-    offset: NDArray[np.float64]
 
 
 @njit(inline="always")
@@ -78,8 +85,6 @@ def is_worse(score, row, other_score, other_row, ids):
         return score < other_score
     if row < 0 or other_row < 0:
         return row < other_row
-    if ids == 0:
-        return row > other_row
     return peek_i64(ids + 8 * row) > peek_i64(ids + 8 * other_row)
 
 
@@ -195,7 +200,7 @@ def prepared(kind, values, offset, max_norm, max_bias):
         # under a row scale that is at most max_norm over the smallest level, and under `unit`.
         reach = np.sqrt(squares) * max_norm + abs(offset[i]) + max_bias
         margin[i] += (dim / 16 + 16) * 2.0**-23 * reach + dim * SMALLEST_NORMAL * (1 + max_norm * 2.0**36)
-    return Batch(padded, fast, shift, step, margin, offset)
+    return Batch(padded, fast, shift, step, margin)
 
 
 @njit(inline="always")
@@ -250,14 +255,12 @@ def integer_kernel(kind, multiplier, sources):
     return topk_of_integers
 
 
+# A level is this many times the code's part of the integer sum.
+MULTIPLIERS = {"int8": 1, "sign": 2}
+
 TOPK = {
-    "float32": float_kernel(FLOAT32, 1.0, SOURCES),
-    "float16": float_kernel(FLOAT16, 1.0, SOURCES),
-    "e4m3": float_kernel(E4M3, E4M3_UNIT, SOURCES),
-    "e5m2": float_kernel(E5M2, 1.0, SOURCES),
-    "e3m4": float_kernel(E3M4, E3M4_UNIT, SOURCES),
-    "int8": integer_kernel(INT8, 1, SOURCES),
-    "sign": integer_kernel(SIGN, 2, SOURCES),
+    name: integer_kernel(kind, MULTIPLIERS[name], SOURCES) if name in MULTIPLIERS else float_kernel(kind, unit, SOURCES)
+    for name, (kind, unit) in KINDS.items()
 }
 
 
