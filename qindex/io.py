@@ -43,7 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qindex.formats import FORMATS, Format
-from qindex.types import Codes
+from qindex.types import BlockValues, Codes
 
 FORMAT_VERSION = 1
 ALIGNMENT = 64
@@ -358,9 +358,11 @@ def _rebuild(kind: str, config: dict[str, Any], path: str, arrays: dict[str, NDA
     """Construct the registered object that `_describe` took apart, removing its arrays from `arrays`."""
     if kind not in _classes:
         raise FormatError(f"unknown kind {kind!r}; known are {sorted(_classes)}")
-    names = {field.name for field in dataclasses.fields(_classes[kind]) if field.init}
-    if config.keys() != names:
-        missing, unknown = sorted(names - config.keys()), sorted(config.keys() - names)
+    known = [field for field in dataclasses.fields(_classes[kind]) if field.init]
+    # Fields with a default may have come with a later version.
+    needed = {field.name for field in known if field.default is dataclasses.MISSING}
+    missing, unknown = sorted(needed - config.keys()), sorted(config.keys() - {field.name for field in known})
+    if missing or unknown:
         raise FormatError(f"fields of {kind}: missing {missing}, unknown {unknown}")
     prefix = f"{path}." if path else ""
     fields = {name: _decode(node, prefix + name, arrays) for name, node in config.items()}
@@ -386,4 +388,5 @@ def _decode(node: Any, path: str, arrays: dict[str, NDArray[Any]]) -> Any:
     raise FormatError(f"field {path!r} must be a value, list, format, object or unused tensor of the file, got {found}")
 
 
-register("Codes")(Codes)  # types.py lies below this module
+register("BlockValues")(BlockValues)  # types.py lies below this module
+register("Codes")(Codes)

@@ -1,32 +1,35 @@
-"""The one door to the kernels: `topk`, `score_rows` and `scores` of prepared queries against codes.
+"""The one door to the kernels: top-k, scores and matrix products of prepared queries and codes.
 
-Nobody else asks what is installed, how many threads there are, or which kernel fits. All kernels agree to the bit, so
-the choice changes speed and nothing else:
+Nobody else asks what is installed, how many threads there are, or which kernel fits. Exact scores and integer products
+agree to the bit whatever computes them, so the choice changes speed and nothing else:
 
 - `cpu`, compiled by numba, is the rule. Loading numba costs most of a second, so a process's first few megabytes of
   work (a search from the command line) run in NumPy; once those sum up to what loading costs, numba is loaded.
 - `reference`, in NumPy, also serves where numba's compiler is disabled (NUMBA_DISABLE_JIT=1).
+- QINDEX_KERNELS=reference, portable, avx2 or avx512 forces a path; it is read once, before numba is loaded.
 
 Work is split over a thread pool of our own (kernels release the GIL) when it is worth more than a hand-over.
 """
 
+import functools
 import importlib
-import itertools
 import logging
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from qindex.formats import FORMATS
-from qindex.types import Codes, Matches, Queries
+from qindex.threads import set_threads, split, threads
+from qindex.types import BlockValues, Codes, Matches, Queries, Vectors
+from qindex_kernels.layout import Level, Rows
+
+__all__ = ["best", "matmul", "path", "score_rows", "scores", "set_threads", "topk", "warmup"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,58 +43,14 @@ _NUMPY_BYTES = 16 << 20
 # two cost the same at 0.16 for int8 and at 0.06 for signs.
 _GATHER_SHARE = 0.1
 
+# What numba must be told to compile for less than this machine has.
+_TARGETS = {
+    "avx2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+popcnt,+sse4.2"},
+    "portable": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+}
 
-class _Threads:
-    """How many threads to use, and the pool that has them; a forked child starts with a pool of its own."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
-        self._count: int | None = None
-
-    @property
-    def count(self) -> int:
-        if self._count is None:
-            self._count = _threads_from_environment()
-        return self._count
-
-    def set(self, count: int) -> None:
-        with self._lock:
-            self._count, self._pool = count, None
-
-    def forget_pool(self) -> None:
-        self._lock = threading.Lock()
-        self._pool = None
-
-    def map(self, function: Callable[..., Any], parts: Sequence[tuple[Any, ...]]) -> list[Any]:
-        if len(parts) == 1:
-            return [function(*parts[0])]
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="qindex")
-            futures = [self._pool.submit(function, *part) for part in parts]
-        return [future.result() for future in futures]
-
-
-def _threads_from_environment() -> int:
-    text = os.environ.get("QINDEX_THREADS")
-    if text is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"QINDEX_THREADS must be a positive integer, got {text!r}")
-    return int(text)
-
-
-_threads = _Threads()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_threads.forget_pool)
-
-
-def set_threads(n: int) -> None:
-    """Use up to `n` threads for one call (the default is QINDEX_THREADS, else every core this process may use)."""
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"n must be a positive integer, got {n!r}")
-    _threads.set(n)
+# Rows that a matrix product takes at once: no part of a split ends within them.
+_ROW_GROUP = 24
 
 
 class _Backend:
@@ -99,33 +58,60 @@ class _Backend:
 
     def __init__(self) -> None:
         self._numpy_bytes_left = _NUMPY_BYTES
-        self._compiled: dict[tuple[str, str], Callable[..., Any]] = {}
+        self._ready: set[tuple[str, str]] = set()
 
-    def function(self, name: str, kind: str, work_bytes: int) -> Callable[..., Any]:
-        if (name, kind) in self._compiled:
-            return self._compiled[name, kind]
-        if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0" or not self._worth_loading(work_bytes):
+    def function(self, module: str, name: str, kind: str, work_bytes: float) -> Callable[..., Any]:
+        """The kernel `name`, compiled for rows of a format where `work_bytes` make loading the compiler worth it."""
+        if not self.compiled(work_bytes):
             return _imported("qindex_kernels.reference", name)
-        function = _imported(f"qindex_kernels.cpu.{name}", name)
-        started = time.perf_counter()
-        _call_on_one_row(function, name, kind)
-        seconds = time.perf_counter() - started
-        if seconds > 1:
-            logger.info("compiled %s for %s rows in %.1f s; `qindex warmup` compiles all", name, kind, seconds)
-        self._compiled[name, kind] = function
+        function = _imported(f"qindex_kernels.cpu.{module}", name)
+        if (name, kind) not in self._ready:
+            started = time.perf_counter()
+            _call_on_one_row(function, name, kind)
+            seconds = time.perf_counter() - started
+            if seconds > 1:
+                logger.info("compiled %s for %s rows in %.1f s; `qindex warmup` compiles all", name, kind, seconds)
+            self._ready.add((name, kind))
         return function
 
-    def _worth_loading(self, work_bytes: int) -> bool:
-        if "numba" in sys.modules:
+    def compiled(self, work_bytes: float) -> bool:
+        """Whether work of this size is for the compiled kernels."""
+        if self._ready:
             return True
-        self._numpy_bytes_left -= work_bytes
-        return self._numpy_bytes_left < 0
-
-    def load(self) -> None:
-        self._numpy_bytes_left = -1
+        if forced() == "reference" or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+            return False
+        if "numba" not in sys.modules and forced() is None:
+            self._numpy_bytes_left -= int(min(work_bytes, _NUMPY_BYTES + 1))
+            if self._numpy_bytes_left >= 0:
+                return False
+        path()
+        return True
 
 
 _backend = _Backend()
+
+
+@functools.cache
+def forced() -> str | None:
+    """What QINDEX_KERNELS says, or None."""
+    wanted = os.environ.get("QINDEX_KERNELS")
+    known = ("reference", "portable", "avx2", "avx512")
+    if wanted is not None and wanted not in known:
+        raise ValueError(f"QINDEX_KERNELS must be one of {', '.join(known)}, got {wanted!r}")
+    return wanted
+
+
+@functools.cache
+def path() -> str:
+    """The instruction set of the compiled kernels: `avx512`, `avx2` or `portable`. Loads numba."""
+    wanted = forced()
+    if wanted in _TARGETS and "numba" not in sys.modules:
+        os.environ.update(_TARGETS[wanted])
+    found: str = importlib.import_module("qindex_kernels.cpu.target").PATH
+    if wanted not in (None, "reference", found):
+        way_out = "set it before numba is imported" if wanted in _TARGETS else "this machine lacks the instructions"
+        raise ValueError(f"QINDEX_KERNELS={wanted} cannot be had, numba compiles for {found}: {way_out}, or unset it")
+    return found
 
 
 def _imported(module: str, name: str) -> Callable[..., Any]:
@@ -134,21 +120,56 @@ def _imported(module: str, name: str) -> Callable[..., Any]:
 
 
 def _call_on_one_row(function: Callable[..., Any], name: str, kind: str) -> None:
-    values, offset = np.zeros((1, 1), np.float32), np.zeros(1)
-    data = np.zeros((1, FORMATS[kind].row_bytes(1)), np.uint8)
-    row = np.zeros((1, 1), np.int64)
-    if name == "topk":
-        function(kind, values, offset, data, None, None, row[0], None, 1, 1.0)
-    else:
-        function(kind, values, offset, data, None, None, row)
+    values, offset, row = np.zeros((1, 1), np.float32), np.zeros(1), np.zeros((1, 1), np.int64)
+    tables = np.zeros((1, 1 << FORMATS[kind].bits), np.int8) if FORMATS[kind].kind == "codebook" else None
+    rows = Rows(kind, 1, np.zeros((1, FORMATS[kind].row_bytes(1)), np.uint8), tables=tables)
+    match name:
+        case "topk":
+            function(rows, values, offset, row[0], None, 1, 1.0)
+        case "score_rows":
+            function(rows, values, offset, row)
+        case "matmul":
+            function(rows, values)
+        case "matmul_int8":
+            for m in (1, 5):  # few and many queries
+                function(rows, np.zeros((m, 1), np.float32), 0)
+
+
+_MODULES = {"topk": "topk", "score_rows": "score_rows", "matmul": "matmul", "matmul_int8": "matmul"}
 
 
 def warmup(progress: bool | None = None) -> None:
     """Compile every kernel for this machine, or load it from disk. `progress=None` shows a bar on a terminal."""
-    _backend.load()
-    names = [(name, kind) for kind in FORMATS for name in ("topk", "score_rows")]
+    kinds = [kind for kind, format in FORMATS.items() if format.kind != "exponent"]
+    names = [(name, kind) for kind in kinds for name in _MODULES if name != "matmul_int8" or _has_integers(kind)]
     for name, kind in tqdm(names, desc="kernels", unit="kernel", disable=None if progress is None else not progress):
-        _backend.function(name, kind, 0)
+        _backend.function(_MODULES[name], name, kind, float("inf"))
+
+
+def _has_integers(kind: str) -> bool:
+    """Whether the levels of a format are small integers times a unit (nf4's nearly are), as int8 products need."""
+    return FORMATS[kind].kind not in ("float", "small_float", "exponent") or kind in ("e2m1", "e2m3")
+
+
+def _rows(codes: Codes) -> Rows:
+    def level(values: BlockValues) -> Level:
+        return Level(values.format.name, values.size, values.data)
+
+    return Rows(
+        kind=codes.format.name,
+        dim=codes.dim,
+        data=codes.data,
+        scale=codes.scale,
+        bias=codes.offset,
+        levels=tuple(map(level, codes.blocks)),
+        zero=None if codes.zero is None else level(codes.zero),
+        tables=codes.tables,
+    )
+
+
+def _in_the_space_of(codes: Codes, values: Vectors) -> Vectors:
+    columns = codes.column_scale
+    return values if columns is None else values * columns
 
 
 def topk(
@@ -158,7 +179,7 @@ def topk(
 
     `ids` (n,) breaks ties (the smaller id comes first). `allow` (n,) says which rows may be returned.
     """
-    _check_dim(queries, codes)
+    _check_dim(queries.values, codes)
     for name, array, dtype in (("ids", ids, np.int64), ("allow", allow, np.bool_)):
         if array is not None and (array.dtype != dtype or array.shape != (len(codes),)):
             raise ValueError(f"{name} must be {np.dtype(dtype)} ({len(codes)},), got {array.dtype} {array.shape}")
@@ -185,36 +206,29 @@ def _no_matches(m: int, k: int) -> Matches:
 
 def _topk(queries: Queries, codes: Codes, k: int, ids: NDArray[np.int64], allow: NDArray[np.bool_] | None) -> Matches:
     work_bytes = codes.data.nbytes * len(queries)
-    function = _backend.function("topk", codes.format.name, work_bytes)
+    function = _backend.function("topk", "topk", codes.format.name, work_bytes)
+    rows, values = _rows(codes), _in_the_space_of(codes, queries.values)
 
     def run(query_part: slice, row_part: slice) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        rows, scores = function(
-            codes.format.name,
-            queries.values[query_part],
+        found, scores = function(
+            rows.part(row_part),
+            values[query_part],
             queries.offset[query_part],
-            codes.data[row_part],
-            None if codes.scale is None else codes.scale[row_part],
-            None if codes.offset is None else codes.offset[row_part],
             ids[row_part],
             None if allow is None else allow[row_part],
             k,
             codes.max_norm,
         )
-        return np.where(rows >= 0, rows + row_part.start, -1), scores
+        return np.where(found >= 0, found + row_part.start, -1), scores
 
-    n_parts = max(1, min(_threads.count, work_bytes // _SPLIT_BYTES))
+    n_parts = max(1, min(threads.count, work_bytes // _SPLIT_BYTES))
     if len(queries) >= 4 * n_parts:  # each thread takes some queries over all rows
-        found = _threads.map(run, [(part, slice(0, len(codes))) for part in _split(len(queries), n_parts)])
+        found = threads.map(run, [(part, slice(0, len(codes))) for part in split(len(queries), n_parts)])
         return Matches(np.concatenate([rows for rows, _ in found]), np.concatenate([scores for _, scores in found]))
-    found = _threads.map(run, [(slice(0, len(queries)), part) for part in _split(len(codes), n_parts)])
+    found = threads.map(run, [(slice(0, len(queries)), part) for part in split(len(codes), n_parts)])
     if len(found) == 1:
         return Matches(*found[0])
     return best(np.hstack([rows for rows, _ in found]), np.hstack([scores for _, scores in found]), k, ids)
-
-
-def _split(n: int, parts: int) -> list[slice]:
-    bounds = [n * part // parts for part in range(parts + 1)]
-    return [slice(start, stop) for start, stop in itertools.pairwise(bounds) if start < stop]
 
 
 def best(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int, ids: NDArray[np.int64]) -> Matches:
@@ -226,7 +240,7 @@ def best(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int, ids: NDAr
 
 def score_rows(queries: Queries, codes: Codes, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Exact scores of chosen rows, (m, r) row numbers -> (m, r); row -1 scores -inf."""
-    _check_dim(queries, codes)
+    _check_dim(queries.values, codes)
     if rows.ndim != 2 or len(rows) != len(queries):
         raise ValueError(f"rows must be ({len(queries)}, r), got {rows.shape}")
     if rows.size == 0:
@@ -236,16 +250,9 @@ def score_rows(queries: Queries, codes: Codes, rows: NDArray[np.int64]) -> NDArr
     present = rows >= 0
     if not present.any():
         return np.full(rows.shape, -np.inf, np.float32)
-    function = _backend.function("score_rows", codes.format.name, rows.size * codes.data.shape[1])
-    found = function(
-        codes.format.name,
-        queries.values,
-        queries.offset,
-        codes.data,
-        codes.scale,
-        codes.offset,
-        np.ascontiguousarray(np.where(present, rows, 0), np.int64),
-    )
+    function = _backend.function("score_rows", "score_rows", codes.format.name, rows.size * codes.data.shape[1])
+    chosen = np.ascontiguousarray(np.where(present, rows, 0), np.int64)
+    found = function(_rows(codes), _in_the_space_of(codes, queries.values), queries.offset, chosen)
     return np.where(present, found, np.float32(-np.inf))
 
 
@@ -254,6 +261,45 @@ def scores(queries: Queries, codes: Codes) -> NDArray[np.float32]:
     return score_rows(queries, codes, np.broadcast_to(np.arange(len(codes)), (len(queries), len(codes))))
 
 
-def _check_dim(queries: Queries, codes: Codes) -> None:
-    if queries.values.shape[1] != codes.dim:
-        raise ValueError(f"queries must be (m, {codes.dim}) for these codes, got {queries.values.shape}")
+def matmul(
+    x: Vectors, codes: Codes, *, activations: Literal["float32", "int8", "int8-block"] = "float32"
+) -> NDArray[np.float32]:
+    """`x` (m, dim) float32 times the decoded codes, plus their offsets: (m, n) float32. One row is a matrix of one row.
+
+    `float32` multiplies in float32 and sums in 16 lanes: off by at most (dim / 16 + 6) * 2 ** -24 times the sum of the
+    magnitudes. `int8` rounds each row of `x` to 127 steps on either side, which adds at most half a step of the row
+    times the sum of the magnitudes of the numbers; its sums are exact within a block. `int8-block` has a step for each
+    block of the codes. No result depends on the number of rows of `x`, of codes, or of threads.
+
+    Raises ValueError for another shape, for numbers that are not finite, for `int8` with codes whose levels are no
+    small integers (floats of 8 bits and more, e3m2), and for `int8-block` with codes without blocks.
+    """
+    if x.dtype != np.float32 or x.ndim != 2:
+        raise ValueError(f"x must be float32 (m, {codes.dim}), got {x.dtype} {x.shape}")
+    _check_dim(x, codes, "x")
+    if activations not in ("float32", "int8", "int8-block"):
+        raise ValueError(f'activations must be "float32", "int8" or "int8-block", got {activations!r}')
+    if activations != "float32" and not _has_integers(codes.format.name):
+        raise ValueError(f'activations must be "float32" for {codes.format.name} codes, got {activations!r}')
+    if activations == "int8-block" and not codes.block:
+        raise ValueError('activations must be "int8" for codes without blocks, got "int8-block"')
+    x = np.ascontiguousarray(_in_the_space_of(codes, x))
+    if not np.isfinite(np.vdot(x, x)) and not np.isfinite(x).all():
+        raise ValueError("x must be finite, but holds NaN or infinity")
+    if not len(x) or not len(codes):
+        return np.zeros((len(x), len(codes)), np.float32)
+    name = "matmul" if activations == "float32" else "matmul_int8"
+    options = () if activations == "float32" else (codes.block if activations == "int8-block" else 0,)
+    # In float32 the compiled kernel and NumPy round differently, so which one runs must not depend on the work.
+    work_bytes = float("inf") if activations == "float32" else codes.data.nbytes * len(x)
+    function = _backend.function("matmul", name, codes.format.name, work_bytes)
+    rows = _rows(codes)
+    n_parts = max(1, min(threads.count, codes.data.nbytes * max(len(x) // 8, 1) // _SPLIT_BYTES))
+    parts = split(len(codes), n_parts, _ROW_GROUP)
+    found = threads.map(lambda part: function(rows.part(part), x, *options), [(part,) for part in parts])
+    return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+
+
+def _check_dim(values: NDArray[Any], codes: Codes, name: str = "queries") -> None:
+    if values.shape[1] != codes.dim:
+        raise ValueError(f"{name} must be (m, {codes.dim}) for these codes, got {values.shape}")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qindex.formats import Format
+from qindex.formats import FLOAT16, FLOAT32, SCALE_FORMATS, Format
 
 Vectors = NDArray[np.float32]  # (n, dim)
 
@@ -29,23 +29,85 @@ MAX_NORM = 1e18
 MAX_DIM = 65_536
 
 
+# Kernels decode 16 numbers at a time, under one scale.
+BLOCK_GRAIN = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockValues:
+    """One number for each block of `size` dimensions: a level of a scale tree, or the zeros of blocks.
+
+    `data` is (n, blocks), or (blocks,) where all rows share the numbers; a block may reach past the last dimension.
+    One number for a whole matrix is a single shared block of any size, one for each dimension (a column scale) is
+    shared and has size 1. Any other size is a multiple of 16.
+    """
+
+    data: NDArray[Any]  # float32, float16, or uint8 codes of the other formats
+    format: Format  # one of SCALE_FORMATS
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.format not in SCALE_FORMATS:
+            known = ", ".join(f.name for f in SCALE_FORMATS)
+            raise ValueError(f"format of block values must be one of {known}, got {self.format!r}")
+        dtype = {FLOAT32: np.float32, FLOAT16: np.float16}.get(self.format, np.uint8)
+        if self.data.dtype != dtype or self.data.ndim not in (1, 2) or not self.data.flags.c_contiguous:
+            raise ValueError(
+                f"data of {self.format.name} block values must be C-contiguous {np.dtype(dtype)} (n, blocks) or "
+                f"(blocks,), got {self.data.dtype} {self.data.shape}"
+            )
+        per_column = self.size == 1 and self.data.ndim == 1
+        if (
+            not isinstance(self.size, int)
+            or not 1 <= self.size <= MAX_DIM
+            or (self.size % BLOCK_GRAIN and not per_column)
+        ):
+            raise ValueError(
+                f"size of a block must be a multiple of {BLOCK_GRAIN} up to {MAX_DIM}, or 1 for numbers that all rows "
+                f"share, got {self.size!r} with data {self.data.shape}"
+            )
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """The numbers as float32, of the shape of `data`."""
+        return self.format.levels[self.data] if self.data.dtype == np.uint8 else self.data.astype(np.float32)
+
+    def check(self, name: str, n: int, dim: int) -> None:
+        """Raise ValueError unless there is a number for each block of `n` rows of `dim`."""
+        blocks = -(-dim // self.size)
+        if self.data.shape not in ((blocks,), (n, blocks)):
+            raise ValueError(
+                f"{name} with blocks of {self.size} must be ({n}, {blocks}) for {n} rows of {dim} numbers, or "
+                f"({blocks},) for all rows, got {self.data.shape}"
+            )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Codes:
     """`n` rows of `dim` numbers in a low-bit format, with everything that scoring them needs.
 
-    The arrays are checked once, here: whoever holds a `Codes` may hand its addresses to a kernel.
+        number[j, d] = level[code[j, d]] * (product of block scales)[j, d] + zero[j, d]
+        row[j, d]    = scale[j] * number[j, d] * column_scale[d]
+
+    `scales` is a tree: one or two levels of blocks, the finest first, and at most one level of column scales at its
+    end. The arrays are checked once, here: whoever holds a `Codes` may hand its addresses to a kernel.
     """
 
     data: NDArray[np.uint8]  # (n, format.row_bytes(dim)), C-contiguous
     format: Format
     dim: int
-    max_norm: float  # no row s[j] * level[code[j]] is longer than this; bounds the error of fast scans
-    scale: NDArray[np.float32] | None = None  # (n,) s; None stands for ones
-    offset: NDArray[np.float32] | None = None  # (n,) b; None stands for zeros
+    max_norm: float  # no row j is longer than this; bounds the error of fast scans
+    scale: NDArray[np.float32] | None = None  # (n,); None stands for ones
+    offset: NDArray[np.float32] | None = None  # (n,), added to each score of the row; None stands for zeros
+    scales: tuple[BlockValues, ...] = ()
+    zero: BlockValues | None = None  # in blocks as the finest level
+    tables: NDArray[np.int8] | None = None  # codebook formats: (n, blocks or 1, 2 ** bits), or without n for all rows
 
     def __post_init__(self) -> None:
         if not isinstance(self.format, Format):
             raise TypeError(f"format must be a Format of qindex.formats, got {self.format!r}")
+        if self.format.kind == "exponent":
+            raise ValueError(f"format {self.format.name} holds scales, not the numbers of rows")
         if not isinstance(self.dim, int) or not 1 <= self.dim <= MAX_DIM:
             raise ValueError(f"dim must be an integer from 1 to {MAX_DIM}, got {self.dim!r}")
         row_bytes = self.format.row_bytes(self.dim)
@@ -65,14 +127,106 @@ class Codes:
                 )
         if not isinstance(self.max_norm, float) or not 0 <= self.max_norm < float("inf"):
             raise ValueError(f"max_norm must be finite and not negative, got {self.max_norm!r}")
+        self._check_blocks()
+
+    def _check_blocks(self) -> None:
+        n = len(self.data)
+        if not isinstance(self.scales, tuple) or not all(isinstance(level, BlockValues) for level in self.scales):
+            raise TypeError(f"scales must be a tuple of BlockValues, got {self.scales!r}")
+        for i, level in enumerate(self.scales):
+            level.check(f"scales[{i}]", n, self.dim)
+        sizes = [level.size for level in self.blocks]
+        columns = len(self.scales) - len(sizes)
+        nested = len(sizes) < 2 or (sizes[0] < sizes[1] and sizes[1] % sizes[0] == 0)
+        if len(sizes) > 2 or columns > 1 or (columns and self.scales[-1].size != 1) or not nested:
+            raise ValueError(
+                "scales must be up to two levels of blocks, the finer first and its size a divisor of the other's, "
+                f"then at most one of columns (size 1), got sizes {[level.size for level in self.scales]}"
+            )
+        if self.zero is not None:
+            if not isinstance(self.zero, BlockValues):
+                raise TypeError(f"zero must be BlockValues, got {self.zero!r}")
+            if self.zero.size == 1 or self.zero.size != self.block:
+                wanted = self.block if self.blocks else f"a multiple of {BLOCK_GRAIN}"
+                raise ValueError(f"zero must have blocks of the finest scales' size, {wanted}, got {self.zero.size}")
+            self.zero.check("zero", n, self.dim)
+        if (self.tables is not None) != (self.format.kind == "codebook"):
+            raise ValueError(
+                f"tables must {'' if self.tables is None else 'not '}be given with {self.format.name} codes"
+            )
+        if self.tables is not None:
+            entries = 1 << self.format.bits
+            many = -(-self.dim // self.block) if self.block else 1
+            shapes = [(count, entries) for count in (1, many)]
+            if (
+                self.tables.dtype != np.int8
+                or self.tables.shape not in [*shapes, *((n, *shape) for shape in shapes)]
+                or not self.tables.flags.c_contiguous
+            ):
+                raise ValueError(
+                    f"tables must be C-contiguous int8 ({n}, {many} or 1, {entries}), or without {n} for all rows, "
+                    f"got {self.tables.dtype} {self.tables.shape}"
+                )
 
     def __len__(self) -> int:
         return len(self.data)
 
     @property
+    def blocks(self) -> tuple[BlockValues, ...]:
+        """The levels of `scales` that are of blocks, the finest first."""
+        return tuple(level for level in self.scales if level.size > 1)
+
+    @property
+    def block(self) -> int:
+        """Dimensions that share a scale and a zero; 0 where there are no blocks."""
+        finest = self.blocks[0] if self.blocks else self.zero
+        return 0 if finest is None else finest.size
+
+    @property
+    def column_scale(self) -> NDArray[np.float32] | None:
+        """(dim,) factors of the dimensions, which a caller multiplies into the queries; None stands for ones."""
+        return self.scales[-1].values if len(self.scales) > len(self.blocks) else None
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of the codes, their scales and their offsets."""
-        return sum(a.nbytes for a in (self.data, self.scale, self.offset) if a is not None)
+        """Bytes of the codes and of all that rides with them."""
+        return sum(array.nbytes for array in (*self.rowwise, *self._shared))
+
+    def _arrays(self) -> list[tuple[int, NDArray[Any] | None]]:
+        """Every array there may be, in a fixed order, with the number of its axes where each row has its own."""
+        blockwise = [(2, level.data) for level in self.scales]
+        zero = None if self.zero is None else self.zero.data
+        return [(2, self.data), (1, self.scale), (1, self.offset), *blockwise, (2, zero), (3, self.tables)]
+
+    @property
+    def rowwise(self) -> list[NDArray[Any]]:
+        """The arrays whose first axis is that of the rows, `data` first."""
+        return [array for axes, array in self._arrays() if array is not None and array.ndim == axes]
+
+    @property
+    def _shared(self) -> list[NDArray[Any]]:
+        return [array for axes, array in self._arrays() if array is not None and array.ndim < axes]
+
+    def with_rowwise(self, arrays: Sequence[NDArray[Any]], max_norm: float | None = None) -> Codes:
+        """These codes with other rows: `arrays` as `rowwise` lists them."""
+        new = iter(arrays)
+
+        def replaced(array: NDArray[Any] | None, axes: int) -> Any:
+            return array if array is None or array.ndim < axes else next(new)
+
+        data, scale, offset, *blockwise, zero, tables = (replaced(array, axes) for axes, array in self._arrays())
+        return dataclasses.replace(
+            self,
+            data=data,
+            max_norm=self.max_norm if max_norm is None else max_norm,
+            scale=scale,
+            offset=offset,
+            scales=tuple(
+                dataclasses.replace(level, data=new) for level, new in zip(self.scales, blockwise, strict=True)
+            ),
+            zero=None if self.zero is None else dataclasses.replace(self.zero, data=zero),
+            tables=tables,
+        )
 
     def __getitem__(self, rows: slice | NDArray[Any]) -> Codes:
         """The chosen rows: a slice shares memory, an index array or a boolean mask copies."""
@@ -80,31 +234,33 @@ class Codes:
             raise TypeError(
                 f"Codes take a slice or an array of rows, got {rows}; a single row is codes[{rows}:{rows}+1]"
             )
-        return dataclasses.replace(
-            self,
-            data=np.ascontiguousarray(self.data[rows]),
-            scale=None if self.scale is None else np.ascontiguousarray(self.scale[rows]),
-            offset=None if self.offset is None else np.ascontiguousarray(self.offset[rows]),
-        )
+        return self.with_rowwise([np.ascontiguousarray(array[rows]) for array in self.rowwise])
 
     @staticmethod
     def concatenate(parts: Sequence[Codes]) -> Codes:
-        """All rows of `parts` in order; they must agree in format, dim and in which side arrays they carry."""
+        """All rows of `parts` in order; they must agree in format, dim and in all that rides with the rows."""
         first = parts[0]
-        signature = (first.format, first.dim, first.scale is None, first.offset is None)
         for part in parts[1:]:
-            if (part.format, part.dim, part.scale is None, part.offset is None) != signature:
+            if not first.is_like(part):
                 raise ValueError(
-                    f"cannot concatenate {first.format.name} codes of dim {first.dim} "
-                    f"with {part.format.name} codes of dim {part.dim}, or only one of them has row scales or offsets"
+                    f"cannot concatenate {first.format.name} codes of dim {first.dim} with {part.format.name} codes "
+                    f"of dim {part.dim}, or only one of them has row scales, offsets, or blocks like these"
                 )
-        return dataclasses.replace(
-            first,
-            data=np.concatenate([p.data for p in parts]),
-            max_norm=max(p.max_norm for p in parts),
-            scale=None if first.scale is None else np.concatenate([p.scale for p in parts if p.scale is not None]),
-            offset=None if first.offset is None else np.concatenate([p.offset for p in parts if p.offset is not None]),
+        return first.with_rowwise(
+            [np.concatenate(arrays) for arrays in zip(*(part.rowwise for part in parts), strict=True)],
+            max(part.max_norm for part in parts),
         )
+
+    def is_like(self, other: Codes) -> bool:
+        """Whether the rows of two codes can lie in one matrix."""
+
+        def described(codes: Codes) -> list[Any]:
+            tree = [*codes.scales, *([] if codes.zero is None else [codes.zero])]
+            kinds = [(level.format, level.size) for level in tree]
+            axes = [None if array is None else (array.ndim, array.shape[1:]) for _, array in codes._arrays()]
+            return [codes.format, codes.dim, kinds, axes]
+
+        return described(self) == described(other) and all(map(np.array_equal, self._shared, other._shared))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,6 +1,6 @@
 """Every kernel in plain NumPy: the definition that the compiled kernels equal to the bit, and the way without numba.
 
-    score[i, j] = (offset[i] + bias[j]) + scale[j] * <values[i], level[code_j]>      in float64, rounded to float32 once
+    score[i, j] = (offset[i] + bias[j]) + scale[j] * <values[i], number[j]>      in float64, rounded to float32 once
 
 The inner product sums float64 products in 32 lanes: lane `l` adds the dimensions `l`, `l + 32`, ... in order, then
 halves are added to halves. Layouts of codes: kernels/README.md.
@@ -12,41 +12,125 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qindex_kernels.layout import Level, Rows
+
 LANES = 32
 ROWS_AT_ONCE = 4096
 
 
-def _small_float(exponent_bits: int, mantissa_bits: int) -> NDArray[np.float32]:
-    """Levels of an 8-bit float, by its bits alone (codes of NaN or infinity get the rule's finite value)."""
+def _small_float(bits: int, exponent_bits: int, mantissa_bits: int) -> NDArray[np.float64]:
+    """Levels of a small float, by its bits alone (codes of NaN or infinity get the rule's finite value)."""
     bias = 2 ** (exponent_bits - 1) - 1
-    code = np.arange(128)
+    code = np.arange(2 ** (bits - 1))
     exponent, mantissa = code >> mantissa_bits, code & (2**mantissa_bits - 1)
     fraction = (mantissa + np.where(exponent > 0, 2**mantissa_bits, 0)).astype(np.float64)
     magnitude = np.ldexp(fraction, np.maximum(exponent, 1) - bias - mantissa_bits)
-    return np.concatenate([magnitude, -magnitude]).astype(np.float32)
+    return np.concatenate([magnitude, -magnitude])
 
 
-_LEVELS = {"e4m3": _small_float(4, 3), "e5m2": _small_float(5, 2), "e3m4": _small_float(3, 4)}
+def _integers(bits: int, lowest: float) -> NDArray[np.float64]:
+    return lowest + np.arange(2**bits)
 
 
-def _table(name: str) -> Callable[[NDArray[np.uint8], int], NDArray[np.float32]]:
-    return lambda data, dim: _LEVELS[name][data]
+# The level of every code, by format. Ternary code 3 is never written.
+LEVELS = {
+    "sign": np.array([-1.0, 1.0]),
+    "ternary": np.array([-1.0, 0.0, 1.0, 0.0]),
+    **{f"int{bits}": _integers(bits, -(2.0 ** (bits - 1))) for bits in range(2, 8)},
+    **{f"half{bits}": _integers(bits, 0.5 - 2.0 ** (bits - 1)) for bits in (2, 3, 4)},
+    "int8": np.concatenate([np.arange(128.0), np.arange(-128.0, 0.0)]),
+    "e2m1": _small_float(4, 2, 1),
+    "e2m3": _small_float(6, 2, 3),
+    "e3m2": _small_float(6, 3, 2),
+    "e4m3": _small_float(8, 4, 3),
+    "e5m2": _small_float(8, 5, 2),
+    "e3m4": _small_float(8, 3, 4),
+    # arXiv 2305.14314, appendix E
+    "nf4": np.array(
+        [
+            -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+            -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+            0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+        ],
+        np.float32,
+    ).astype(np.float64),
+    "e8m0": np.ldexp(1.0, np.arange(256) - 127),
+}  # fmt: skip
+
+# The width of each plane that the codes of a format lie in.
+PLANES = {
+    "sign": (1,), "ternary": (2,), "int2": (2,), "half2": (2,), "table2": (2,), "int3": (2, 1), "half3": (2, 1),
+    "table3": (2, 1), "int4": (4,), "half4": (4,), "e2m1": (4,), "nf4": (4,), "table4": (4,), "int5": (4, 1),
+    "int6": (4, 2), "e2m3": (4, 2), "e3m2": (4, 2), "int7": (4, 2, 1), "int8": (8,), "e4m3": (8,), "e5m2": (8,),
+    "e3m4": (8,), "e8m0": (8,), "float16": (16,), "float32": (32,),
+}  # fmt: skip
 
 
-_DECODE: dict[str, Callable[[NDArray[np.uint8], int], NDArray[Any]]] = {
-    "float32": lambda data, dim: data.view("<f4"),
-    "float16": lambda data, dim: data.view("<f2"),
-    "e4m3": _table("e4m3"),
-    "e5m2": _table("e5m2"),
-    "e3m4": _table("e3m4"),
-    "int8": lambda data, dim: data.view(np.int8),
-    "sign": lambda data, dim: np.unpackbits(data, axis=1, count=dim, bitorder="little") * 2.0 - 1.0,
+def unpack(kind: str, data: NDArray[np.uint8], dim: int) -> NDArray[np.intp]:
+    """The codes of packed rows of formats of up to 8 bits: (n, row_bytes) -> (n, dim)."""
+    codes = np.zeros((len(data), dim), np.intp)
+    start = shift = 0
+    for width in PLANES[kind]:
+        stop = start + (dim * width + 7) // 8
+        bits = np.unpackbits(data[:, start:stop], axis=1, count=dim * width, bitorder="little")
+        for bit in range(width):
+            codes += bits[:, bit::width].astype(np.intp) << (shift + bit)
+        start, shift = stop, shift + width
+    return codes
+
+
+_WIDE: dict[str, Callable[[NDArray[np.uint8]], NDArray[Any]]] = {
+    "float32": lambda data: data.view("<f4"),
+    "float16": lambda data: data.view("<f2"),
 }
 
 
 def decode(kind: str, data: NDArray[np.uint8], dim: int) -> NDArray[np.float64]:
-    """The numbers behind packed rows: (n, row_bytes) -> (n, dim) float64."""
-    return _DECODE[kind](np.ascontiguousarray(data), dim).astype(np.float64)
+    """The levels behind packed rows: (n, row_bytes) -> (n, dim) float64."""
+    if kind in _WIDE:
+        return _WIDE[kind](np.ascontiguousarray(data)).astype(np.float64)
+    return LEVELS[kind][unpack(kind, data, dim)]
+
+
+def _stored(level: Level, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+    """The numbers of one level of a scale tree, (n, blocks), or (1, blocks) where rows share them."""
+    stored = level.of(rows)
+    return (LEVELS[level.kind][stored] if stored.dtype == np.uint8 else stored).astype(np.float32)
+
+
+def block_scale(rows: Rows, chosen: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+    """The product of the levels of the scale tree, for each finest block: (n or 1, blocks)."""
+    blocks = -(-rows.dim // rows.block) if rows.block else 1
+    result = np.ones((1, blocks), np.float32)
+    for i, level in enumerate(rows.levels):
+        numbers = _stored(level, chosen)[:, np.arange(blocks) * rows.block // level.size]
+        result = result * numbers if i else numbers
+    return result
+
+
+def levels(rows: Rows, chosen: slice | NDArray[np.int64]) -> NDArray[np.float64]:
+    """The levels of chosen rows, before any scale: (n, dim)."""
+    data = rows.data[chosen]
+    if rows.tables is None:
+        return decode(rows.kind, data, rows.dim)
+    own = rows.tables.ndim == 3
+    tables = rows.tables[chosen] if own else np.broadcast_to(rows.tables, (len(data), *rows.tables.shape))
+    table = np.arange(rows.dim) // rows.block if tables.shape[1] > 1 else np.zeros(rows.dim, np.intp)
+    codes = unpack(rows.kind, data, rows.dim)
+    return tables[np.arange(len(data))[:, None], table, codes].astype(np.float64)
+
+
+def numbers(rows: Rows, chosen: slice | NDArray[np.int64]) -> NDArray[np.float64]:
+    """The decoded numbers of chosen rows, without the row scale: (n, dim) float64 of what float32 holds."""
+    if not rows.block:
+        return levels(rows, chosen)
+    block = np.arange(rows.dim) // rows.block
+    result = levels(rows, chosen).astype(np.float32)
+    if rows.levels:
+        result = result * block_scale(rows, chosen)[:, block]
+    if rows.zero is not None:
+        result = result + _stored(rows.zero, chosen)[:, block]
+    return result.astype(np.float64)
 
 
 def _lane_sums(products: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -65,38 +149,28 @@ def _lane_sums(products: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def score_rows(
-    kind: str,
-    values: NDArray[np.float32],
-    offset: NDArray[np.float64],
-    data: NDArray[np.uint8],
-    scale: NDArray[np.float32] | None,
-    bias: NDArray[np.float32] | None,
-    rows: NDArray[np.int64],
+    rows: Rows, values: NDArray[np.float32], offset: NDArray[np.float64], chosen: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Exact scores of chosen rows: values (m, dim), offset (m,), data (n, row_bytes), rows (m, r) -> (m, r).
+    """Exact scores of chosen rows: values (m, dim), offset (m,), chosen (m, r) row numbers -> (m, r).
 
     Every row number must lie in [0, n).
     """
-    m, dim = values.shape
-    result = np.empty(rows.shape, np.float32)
-    for i in range(m):
-        for start in range(0, rows.shape[1], ROWS_AT_ONCE):
-            chosen = rows[i, start : start + ROWS_AT_ONCE]
-            dots = _lane_sums(decode(kind, data[chosen], dim) * values[i].astype(np.float64))
-            if scale is not None:
-                dots = dots * scale[chosen]
-            base = offset[i] if bias is None else offset[i] + bias[chosen]
+    result = np.empty(chosen.shape, np.float32)
+    for i in range(len(values)):
+        for start in range(0, chosen.shape[1], ROWS_AT_ONCE):
+            part = chosen[i, start : start + ROWS_AT_ONCE]
+            dots = _lane_sums(numbers(rows, part) * values[i].astype(np.float64))
+            if rows.scale is not None:
+                dots = dots * rows.scale[part]
+            base = offset[i] if rows.bias is None else offset[i] + rows.bias[part]
             result[i, start : start + ROWS_AT_ONCE] = base + dots
     return result
 
 
 def topk(
-    kind: str,
+    rows: Rows,
     values: NDArray[np.float32],
     offset: NDArray[np.float64],
-    data: NDArray[np.uint8],
-    scale: NDArray[np.float32] | None,
-    bias: NDArray[np.float32] | None,
     ids: NDArray[np.int64],
     allow: NDArray[np.bool_] | None,
     k: int,
@@ -107,13 +181,78 @@ def topk(
     Larger is better; ties go to the smaller id. `allow` (n,) excludes rows. `max_norm` bounds the length of every
     decoded and scaled row (fast passes need it; this one does not).
     """
-    candidates = np.arange(len(data)) if allow is None else np.flatnonzero(allow)
+    candidates = np.arange(len(rows.data)) if allow is None else np.flatnonzero(allow)
     m = len(values)
     kept = min(k, len(candidates))
-    rows = np.full((m, k), -1, np.int64)
+    best_rows = np.full((m, k), -1, np.int64)
     scores = np.full((m, k), -np.inf, np.float32)
     for i in range(m):
-        found = score_rows(kind, values[i : i + 1], offset[i : i + 1], data, scale, bias, candidates[None])[0]
+        found = score_rows(rows, values[i : i + 1], offset[i : i + 1], candidates[None])[0]
         best = np.lexsort((ids[candidates], -found))[:kept]
-        rows[i, :kept], scores[i, :kept] = candidates[best], found[best]
-    return rows, scores
+        best_rows[i, :kept], scores[i, :kept] = candidates[best], found[best]
+    return best_rows, scores
+
+
+def matmul(rows: Rows, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """x (m, dim) times the decoded rows, plus their bias: (m, n), each sum in float64 and rounded to float32."""
+    decoded = numbers(rows, slice(None))
+    result = x.astype(np.float64) @ decoded.T
+    if rows.scale is not None:
+        result = result * rows.scale
+    return (result if rows.bias is None else result + rows.bias).astype(np.float32)
+
+
+SMALLEST_NORMAL = np.finfo(np.float32).tiny
+
+
+def quantize(x: NDArray[np.float32], block: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """x (m, dim) as `step * codes`: int8 codes (m, dim) in [-127, 127] and one step a row, or a block of a row.
+
+    Returns codes and steps (m, blocks or 1). `block` 0 stands for whole rows. step = max(abs(x)) / 127 in float32, or
+    1 where that is not a normal number; codes round half to even.
+    """
+    m, dim = x.shape
+    size = block or dim
+    padded = np.pad(x, ((0, 0), (0, -dim % size))).reshape(m, -1, size)
+    step = np.abs(padded).max(axis=2) / np.float32(127)
+    step[step < SMALLEST_NORMAL] = 1
+    codes = np.rint(padded / step[:, :, None]).astype(np.int8)
+    return codes.reshape(m, -1)[:, :dim], step
+
+
+# int8_levels * UNIT are the levels of a format, for formats whose levels are small integers times a unit, and for nf4,
+# whose levels are rounded (an error of at most 1 / 254 of the block's scale).
+UNITS = {"half2": 0.5, "half3": 0.5, "half4": 0.5, "e2m1": 0.5, "e2m3": 0.125, "nf4": 1 / 127}
+
+
+def matmul_int8(rows: Rows, x: NDArray[np.float32], x_block: int) -> NDArray[np.float32]:
+    """x (m, dim), rounded to int8, times the decoded rows, plus their bias: (m, n).
+
+    `x_block` 0 gives each row of x one step, else each of its blocks, which must be those of the rows. Integer sums
+    within a block are exact; blocks are added in order, every operation in float32:
+
+        sum = 0
+        for each block:  sum += float(<x, integers>) * (scale * unit)  [* step of the block]
+                         sum += float(sum of x) * zero                 [* step of the block]
+        result = sum [* step of the row] * row scale + bias
+    """
+    codes, step = quantize(x, x_block)
+    unit = np.float32(UNITS.get(rows.kind, 1.0))
+    integers = np.rint(levels(rows, slice(None)) / UNITS.get(rows.kind, 1.0)).astype(np.int64)
+    m, n = len(x), len(rows.data)
+    size = rows.block or rows.dim
+    scales = np.broadcast_to(block_scale(rows, slice(None)) * unit, (n, -(-rows.dim // size)))
+    zeros = None if rows.zero is None else np.broadcast_to(_stored(rows.zero, slice(None)), scales.shape)
+    result = np.zeros((m, n), np.float32)
+    for g, start in enumerate(range(0, rows.dim, size)):
+        part = codes[:, start : start + size].astype(np.int64)
+        terms = [(part @ integers[:, start : start + size].T).astype(np.float32) * scales[:, g]]
+        if zeros is not None:
+            terms.append(part.sum(axis=1, keepdims=True).astype(np.float32) * zeros[:, g])
+        for term in terms:
+            result = result + (term * step[:, g : g + 1] if x_block else term)
+    if not x_block:
+        result = result * step
+    if rows.scale is not None:
+        result = result * rows.scale
+    return result if rows.bias is None else result + rows.bias

@@ -1,6 +1,5 @@
 """Arrays that grow at their end, so that adding rows one by one stays cheap."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -33,12 +32,10 @@ class GrowableCodes:
 
     def __init__(self, codes: Codes) -> None:
         self._codes = codes
-        self._arrays = {
-            name: Growable(array) for name in ("data", "scale", "offset") if (array := getattr(codes, name)) is not None
-        }
+        self._arrays = [Growable(array) for array in codes.rowwise]
 
     def append(self, more: Codes) -> Codes:
         """Add rows of the same format and dim and return all."""
-        grown: dict[str, Any] = {name: array.append(getattr(more, name)) for name, array in self._arrays.items()}
-        self._codes = dataclasses.replace(self._codes, max_norm=max(self._codes.max_norm, more.max_norm), **grown)
+        grown = [array.append(new) for array, new in zip(self._arrays, more.rowwise, strict=True)]
+        self._codes = self._codes.with_rowwise(grown, max(self._codes.max_norm, more.max_norm))
         return self._codes

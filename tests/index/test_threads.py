@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from qindex import kernels
 from qindex.index import FlatIndex
 from qindex.quantize import Binary, Int8
+from qindex.threads import threads
 from qindex.types import Matches
 
 
@@ -33,7 +34,7 @@ def index(vectors: NDArray[np.float32]) -> FlatIndex:
 
 @pytest.fixture(autouse=True)
 def _restore_threads() -> Iterator[None]:
-    before = kernels._threads.count
+    before = threads.count
     yield
     kernels.set_threads(before)
 
@@ -181,5 +182,5 @@ def test_a_wrong_qindex_threads_is_named(setting: str) -> None:
 
 
 def test_qindex_threads_sets_the_number() -> None:
-    done = run("from qindex import kernels; assert kernels._threads.count == 3", QINDEX_THREADS="3")
+    done = run("from qindex.threads import threads; assert threads.count == 3", QINDEX_THREADS="3")
     assert done.returncode == 0, done.stderr

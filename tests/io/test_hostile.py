@@ -236,7 +236,9 @@ json_values = st.recursive(
 
 @given(
     changes=st.dictionaries(
-        st.sampled_from(["data", "format", "dim", "max_norm", "scale", "offset"]), json_values, min_size=1
+        st.sampled_from(["data", "format", "dim", "max_norm", "scale", "offset", "scales", "zero", "tables"]),
+        json_values,
+        min_size=1,
     )
 )
 @settings(deadline=None, max_examples=300)
@@ -267,3 +269,54 @@ def test_codes_with_any_other_fields_are_sound_or_refused(tmp_path_factory, chan
         return
     assert isinstance(codes, Codes)
     assert (codes.format, codes.dim, len(codes)) == (INT8, 4, 3)
+
+
+def level(**changes: Any) -> dict[str, Any]:
+    """A level of scales in a file of 3 rows of 32 numbers."""
+    fields = {"data": {"tensor": "level"}, "format": {"format": "e4m3"}, "size": 16}
+    return {"kind": "BlockValues", "config": {**fields, **changes}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape", "message"),
+    [
+        ({"scales": [level()]}, [3, 1], r"Codes: scales\[0\] with blocks of 16 must be \(3, 2\) .*, got \(3, 1\)"),
+        ({"scales": [level()]}, [2, 2], r"Codes: scales\[0\] .* got \(2, 2\)"),
+        ({"scales": [level()]}, [3, 3], r"Codes: scales\[0\] .* got \(3, 3\)"),
+        ({"scales": [level()]}, [3], r"Codes: scales\[0\] .* got \(3,\)"),
+        ({"scales": [level()]}, [3, 2, 1], r"BlockValues scales\.0: data of e4m3 .* got uint8 \(3, 2, 1\)"),
+        ({"scales": [level()]}, [], r"BlockValues scales\.0: data of e4m3 .* got uint8 \(\)"),
+        ({"scales": [level(size=32)]}, [3, 2], r"Codes: scales\[0\] with blocks of 32 must be \(3, 1\)"),
+        ({"scales": [level(size=0)]}, [3, 2], r"BlockValues scales\.0: size of a block must be"),
+        ({"scales": [level(size=-16)]}, [3, 2], "size of a block must be"),
+        ({"scales": [level(size=1)]}, [3, 32], "size of a block must be"),
+        ({"scales": [level(size=1 << 70)]}, [3, 1], "size of a block must be"),
+        ({"scales": [level(size=16.0)]}, [3, 2], "size of a block must be"),
+        ({"scales": [level(size=None)]}, [3, 2], r"BlockValues scales\.0: "),
+        ({"scales": [level(format={"format": "float32"})]}, [3, 2], "data of float32 block values must .* got uint8"),
+        ({"scales": [level(format={"format": "int8"})]}, [3, 2], "format of block values must be one of"),
+        ({"scales": [level(format="e4m3")]}, [3, 2], "format of block values must be one of"),
+        ({"scales": [level(data=None)]}, [3, 2], r"BlockValues scales\.0: "),
+        ({"scales": [level(data=[1, 2])]}, [3, 2], r"BlockValues scales\.0: "),
+        ({"scales": [level(), level()]}, [3, 2], r"field 'scales\.1\.data' must be"),
+        ({"scales": level()}, [3, 2], "Codes: scales must be a tuple of BlockValues"),
+        ({"scales": {"tensor": "level"}}, [3, 2], "Codes: scales must be a tuple of BlockValues"),
+        ({"scales": [{"tensor": "level"}]}, [3, 2], "Codes: scales must be a tuple of BlockValues"),
+        ({"scales": 5}, [3, 2], "Codes: scales must be a tuple of BlockValues"),
+        ({"zero": level()}, [3, 1], r"Codes: zero with blocks of 16 must be \(3, 2\)"),
+        ({"zero": level(size=1)}, [32], "Codes: zero must have blocks of the finest scales' size"),
+        ({"zero": {"tensor": "level"}}, [3, 2], "Codes: zero must be BlockValues"),
+        ({"tables": {"tensor": "level"}}, [1, 16], "Codes: tables must not be given with int4 codes"),
+        ({"tables": {"tensor": "level"}, "format": {"format": "table4"}}, [1, 16], "Codes: tables must .* got uint8"),
+        ({"format": {"format": "table4"}, "scales": [level()]}, [3, 2], "Codes: tables must be given"),
+    ],
+)  # fmt: skip
+def test_codes_whose_scales_do_not_fit_are_refused(tmp_path, fields, shape, message):
+    size = int(np.prod(shape))
+    config = {"data": {"tensor": "data"}, "format": {"format": "int4"}, "dim": 32, "max_norm": 1.5, **fields}
+    about = {"format_version": 1, "kind": "Codes", "config": config, "blocks": {"data": [0], "level": [0]}}
+    tensors = {
+        "data": {"dtype": "U8", "shape": [3, 16], "data_offsets": [0, 48]},
+        "level": {"dtype": "U8", "shape": shape, "data_offsets": [48, 48 + size]},
+    }
+    refused(write(tmp_path / "f", about, tensors, 48 + size), message)

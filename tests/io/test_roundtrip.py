@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from qindex import io
-from qindex.formats import FORMATS, INT8, SIGN, Format
+from qindex.formats import E4M3, FLOAT32, FORMATS, INT4, INT8, SIGN, Format
 from qindex.io import FormatError
-from qindex.types import Codes
+from qindex.types import BlockValues, Codes
 
 
 @io.register("test-leaf")
@@ -94,6 +94,44 @@ def test_codes_come_back_with_their_format_and_scales(tmp_path):
     assert (loaded.format, loaded.dim, loaded.max_norm, loaded.offset) == (INT8, 4, 1.5, None)
     np.testing.assert_array_equal(loaded.data, codes.data)
     np.testing.assert_array_equal(loaded.scale, codes.scale)
+
+
+@dataclass(frozen=True, eq=False)
+class OldCodes:
+    """Codes as they were before scales of blocks."""
+
+    data: Any
+    format: Any
+    dim: Any
+    max_norm: Any
+    scale: Any = None
+    offset: Any = None
+
+
+def test_codes_of_a_file_older_than_scales_of_blocks_load(tmp_path, monkeypatch):
+    path = tmp_path / "codes"
+    data, scale = np.arange(12, dtype=np.uint8).reshape(3, 4), np.ones(3, np.float32)
+    with monkeypatch.context() as earlier:
+        earlier.setitem(io._classes, "Codes", OldCodes)
+        io.save(path, OldCodes(data, INT8, 4, 1.5, scale))
+    assert "scales" not in io.read_header(path)["config"]
+    loaded = io.load(path)
+    assert type(loaded) is Codes
+    np.testing.assert_array_equal(loaded.data, data)
+    np.testing.assert_array_equal(loaded.scale, scale)
+    assert (loaded.scales, loaded.zero, loaded.tables) == ((), None, None)
+
+
+def test_a_tree_of_scales_is_named_by_its_path_and_mapped(tmp_path):
+    path = tmp_path / "codes"
+    scales = (BlockValues(np.ones((3, 2), np.uint8), E4M3, 16), BlockValues(np.ones(1, np.float32), FLOAT32, 32))
+    io.save(path, Codes(np.zeros((3, 16), np.uint8), INT4, 32, 1.5, scales=scales))
+    assert io.read_header(path)["tensors"].keys() == {"data", "scales.0.data", "scales.1.data"}
+    loaded = io.load(path)
+    assert [(level.format, level.size) for level in loaded.scales] == [(E4M3, 16), (FLOAT32, 32)]
+    for level, saved in zip(loaded.scales, scales, strict=True):
+        np.testing.assert_array_equal(level.data, saved.data)
+        assert not level.data.flags.writeable
 
 
 def test_loaded_arrays_are_views_of_one_read_only_map(tmp_path):

@@ -14,10 +14,6 @@ from numba.extending import intrinsic, models, register_model
 
 from qindex_kernels.cpu.target import PATH
 
-# Which numbers a row holds: the compile-time argument of `decode16`.
-FLOAT32, FLOAT16, E4M3, E5M2, E3M4, INT8, SIGN = range(7)
-BYTES_OF_16 = (64, 32, 16, 16, 16, 16, 2)  # by kind
-
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 
@@ -75,8 +71,21 @@ def _slice(builder, a, start, stop):
     return _shuffle(builder, a, a, range(start, stop))
 
 
+def _stride(builder, a, start, step):
+    return _shuffle(builder, a, a, range(start, a.type.count, step))
+
+
 def _join(builder, a, b):
     return _shuffle(builder, a, b, range(a.type.count + b.type.count))
+
+
+def _splat(builder, scalar, lanes):
+    vector = builder.insert_element(ir.Constant(_vec(scalar.type, lanes), ir.Undefined), scalar, I32(0))
+    return _shuffle(builder, vector, vector, [0] * lanes)
+
+
+def _peek(builder, address, element):
+    return builder.load(builder.inttoptr(address, element.as_pointer()), align=1)
 
 
 # --- zeros, loads, stores -------------------------------------------------------------------------------------------
@@ -107,18 +116,6 @@ def ones_u8(typingctx):
 
 
 @intrinsic
-def load_bytes(typingctx, address):
-    """64 bytes."""
-    return u8x64(types.intp), lambda context, builder, signature, args: _load(builder, args[0], u8x64.llvm)
-
-
-@intrinsic
-def load_f32(typingctx, address):
-    """Sixteen float32 numbers."""
-    return f32x16(types.intp), lambda context, builder, signature, args: _load(builder, args[0], f32x16.llvm)
-
-
-@intrinsic
 def prefetch(typingctx, address):
     """Ask for the cache line at an address, which need not be readable."""
 
@@ -131,20 +128,47 @@ def prefetch(typingctx, address):
     return types.void(types.intp), codegen
 
 
-def _peek(name, numba_type, llvm_type, doc):
+def _scalar_words(name, numba_type, llvm_type):
     def peek(typingctx, address):
+        return numba_type(types.intp), lambda context, builder, signature, args: _peek(builder, args[0], llvm_type)
+
+    def poke(typingctx, address, value):
         def codegen(context, builder, signature, args):
-            return builder.load(builder.inttoptr(args[0], llvm_type.as_pointer()), align=1)
+            builder.store(args[1], builder.inttoptr(args[0], llvm_type.as_pointer()), align=1)
+            return context.get_dummy_value()
 
-        return numba_type(types.intp), codegen
+        return types.void(types.intp, numba_type), codegen
 
-    peek.__name__, peek.__doc__ = name, doc
-    return intrinsic(peek)
+    peek.__name__, peek.__doc__ = f"peek_{name}", f"The {numba_type} at an address."
+    poke.__name__, poke.__doc__ = f"poke_{name}", f"Write a {numba_type} to an address."
+    return intrinsic(peek), intrinsic(poke)
 
 
-peek_u8 = _peek("peek_u8", types.uint8, I8, "The byte at an address.")
-peek_i64 = _peek("peek_i64", types.int64, I64, "The int64 number at an address.")
-peek_f32 = _peek("peek_f32", types.float32, F32, "The float32 number at an address.")
+peek_u8, _ = _scalar_words("u8", types.uint8, I8)
+peek_i32, _ = _scalar_words("i32", types.int32, I32)
+peek_i64, _ = _scalar_words("i64", types.int64, I64)
+peek_f32, poke_f32 = _scalar_words("f32", types.float32, F32)
+
+
+def _vector_words(name, vector):
+    def load(typingctx, address):
+        return vector(types.intp), lambda context, builder, signature, args: _load(builder, args[0], vector.llvm)
+
+    def store(typingctx, address, value):
+        def codegen(context, builder, signature, args):
+            _store(builder, args[1], args[0])
+            return context.get_dummy_value()
+
+        return types.void(types.intp, vector), codegen
+
+    load.__name__, load.__doc__ = f"load_{name}", f"The {vector.name} at an address."
+    store.__name__, store.__doc__ = f"store_{name}", f"Write a {vector.name} to an address."
+    return intrinsic(load), intrinsic(store)
+
+
+load_bytes, store_bytes = _vector_words("bytes", u8x64)
+load_i32, store_i32 = _vector_words("i32", i32x16)
+load_f32, store_f32 = _vector_words("f32", f32x16)
 
 
 @intrinsic
@@ -165,66 +189,42 @@ def any_at_least(typingctx, address, threshold):
 
 
 @intrinsic
-def flip_sign_bits(typingctx, a):
-    """int8 -> uint8 by adding 128 to each byte."""
-
-    def codegen(context, builder, signature, args):
-        return builder.xor(args[0], _const(u8x64.llvm, 0x80))
-
-    return u8x64(u8x64), codegen
-
-
-@intrinsic
 def dot_u8i8(typingctx, acc, a, b):
-    """Add to each int32 lane of `acc` the products of unsigned bytes `a` and signed bytes `b`.
-
-    Which four products meet in a lane depends on the target; the sum of all lanes does not. AVX2 widens first:
-    `vpmaddubsw` would saturate at 255 * 127 * 2 > 32,767.
-    """
+    """Add to each int32 lane of `acc` its four products of unsigned bytes of `a` and signed bytes of `b`."""
 
     def codegen(context, builder, signature, args):
-        acc, a, b = args
-        if PATH == "avx512":
-            words = _vec(I32, 16)
-            a, b = builder.bitcast(a, words), builder.bitcast(b, words)
-            return _call(builder, "llvm.x86.avx512.vpdpbusd.512", words, acc, a, b)
-        sums = []
-        for start in range(0, 64, 16):
-            wide_a = builder.zext(_slice(builder, a, start, start + 16), _vec(I16, 16))
-            wide_b = builder.sext(_slice(builder, b, start, start + 16), _vec(I16, 16))
-            if PATH == "avx2":
-                sums.append(_call(builder, "llvm.x86.avx2.pmadd.wd", _vec(I32, 8), wide_a, wide_b))
-            else:
-                even = [_slice_even_odd(builder, w, 0) for w in (wide_a, wide_b)]
-                odd = [_slice_even_odd(builder, w, 1) for w in (wide_a, wide_b)]
-                products = [
-                    builder.mul(builder.sext(x, _vec(I32, 8)), builder.sext(y, _vec(I32, 8))) for x, y in (even, odd)
-                ]
-                sums.append(builder.add(*products))
-        low, high = builder.add(sums[0], sums[1]), builder.add(sums[2], sums[3])
-        return builder.add(acc, _join(builder, low, high))
+        return _dot_u8i8(builder, *args)
 
     return i32x16(i32x16, u8x64, u8x64), codegen
 
 
-def _slice_even_odd(builder, a, parity):
-    return _shuffle(builder, a, a, range(parity, a.type.count, 2))
+def _dot_u8i8(builder, acc, a, b):
+    # AVX2's `vpmaddubsw` would saturate at 255 * 127 * 2 > 32,767: lesser targets widen to 16 bits first.
+    if PATH == "avx512":
+        a, b = builder.bitcast(a, i32x16.llvm), builder.bitcast(b, i32x16.llvm)
+        return _call(builder, "llvm.x86.avx512.vpdpbusd.512", i32x16.llvm, acc, a, b)
+    wide = _vec(I16, 64)
+    a, b = builder.zext(a, wide), builder.sext(b, wide)
+    if PATH == "avx2":
+        pairs = [
+            _call(
+                builder,
+                "llvm.x86.avx2.pmadd.wd",
+                _vec(I32, 8),
+                _slice(builder, a, i, i + 16),
+                _slice(builder, b, i, i + 16),
+            )
+            for i in range(0, 64, 16)
+        ]
+        pairs = _join(builder, _join(builder, *pairs[:2]), _join(builder, *pairs[2:]))
+    else:
+        products = builder.mul(builder.sext(a, _vec(I32, 64)), builder.sext(b, _vec(I32, 64)))
+        pairs = builder.add(_stride(builder, products, 0, 2), _stride(builder, products, 1, 2))
+    return builder.add(acc, builder.add(_stride(builder, pairs, 0, 2), _stride(builder, pairs, 1, 2)))
 
 
-@intrinsic
-def keep_where_set(typingctx, address, a):
-    """The bytes of `a` whose bit is set in the 64 bits at `address` (lowest bit first), zeros elsewhere."""
-
-    def codegen(context, builder, signature, args):
-        word = builder.load(builder.inttoptr(args[0], I64.as_pointer()), align=1)
-        mask = builder.bitcast(word, _vec(I1, 64))
-        return builder.select(mask, args[1], _const(u8x64.llvm, 0))
-
-    return u8x64(types.intp, u8x64), codegen
-
-
-def _quad_sums(builder, rows, add):
-    """Four vectors of 16 lanes -> one vector of their four sums: two rounds of interleave-and-add, then fold."""
+def _group_sums(builder, rows, add):
+    """Four vectors of 16 lanes -> the sums of each four lanes, by group and then by row."""
 
     def fold(a, b, low, high):
         return add(_shuffle(builder, a, b, low), _shuffle(builder, a, b, high))
@@ -232,9 +232,25 @@ def _quad_sums(builder, rows, add):
     low = [16 * (i % 2) + 4 * (j // 4) + i // 2 for j in range(0, 16, 4) for i in range(4)]
     ab, cd = (fold(x, y, low, [i + 2 for i in low]) for x, y in (rows[:2], rows[2:]))
     low = [16 * (i // 2) + 4 * (j // 4) + i % 2 for j in range(0, 16, 4) for i in range(4)]
-    sums = fold(ab, cd, low, [i + 2 for i in low])
+    return fold(ab, cd, low, [i + 2 for i in low])
+
+
+def _quad_sums(builder, rows, add):
+    """Four vectors of 16 lanes -> one vector of their four sums."""
+    sums = _group_sums(builder, rows, add)
     sums = add(_slice(builder, sums, 0, 8), _slice(builder, sums, 8, 16))
     return add(_slice(builder, sums, 0, 4), _slice(builder, sums, 4, 8))
+
+
+@intrinsic
+def store_group_sums(typingctx, address, a, b, c, d):
+    """Store the sums of each four lanes of four int32 vectors: four numbers for the first lanes, and so on."""
+
+    def codegen(context, builder, signature, args):
+        _store(builder, _group_sums(builder, args[1:], builder.add), args[0])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, i32x16, i32x16, i32x16, i32x16), codegen
 
 
 @intrinsic
@@ -251,53 +267,37 @@ def store_sums_i32(typingctx, address, a, b, c, d):
 # --- floats ---------------------------------------------------------------------------------------------------------
 
 
-@intrinsic(prefer_literal=True)
-def decode16(typingctx, kind, row, group):
-    """Numbers `16 * group` to `16 * group + 15` of the row at address `row`, as float32, exactly.
-
-    The small floats come out as their level times `unit(kind)`, a power of two that callers undo once per row: their
-    bits are moved into those of a float16, whose exponent has another bias.
-    """
-    if not isinstance(kind, types.IntegerLiteral):
-        return None
-    kind_type, kind = kind, kind.literal_value
+@intrinsic
+def scaled(typingctx, a, factor):
+    """Each lane times one number."""
 
     def codegen(context, builder, signature, args):
-        address = builder.add(args[1], builder.mul(args[2], args[2].type(BYTES_OF_16[kind])))
+        return builder.fmul(args[0], _splat(builder, args[1], 16))
 
-        def load(element):
-            return _load(builder, address, _vec(element, 16))
-
-        if kind == FLOAT32:
-            return load(F32)
-        if kind == FLOAT16:
-            return _half_to_f32(builder, load(I16))
-        if kind == INT8:
-            return builder.sitofp(builder.sext(load(I8), i32x16.llvm), f32x16.llvm)
-        if kind == SIGN:
-            bits = builder.load(builder.inttoptr(address, I16.as_pointer()), align=1)
-            return builder.select(
-                builder.bitcast(bits, _vec(I1, 16)), _const(f32x16.llvm, 1.0), _const(f32x16.llvm, -1.0)
-            )
-        # sign in bit 15, the other seven bits where float16 keeps the low end of its exponent and its mantissa
-        shift = {E5M2: 8, E4M3: 7, E3M4: 6}[kind]
-        words = builder.shl(builder.sext(load(I8), _vec(I16, 16)), _const(_vec(I16, 16), shift))
-        keep = 0x8000 | ((0x7F << shift) & 0x7FFF)
-        return _half_to_f32(builder, builder.and_(words, _const(_vec(I16, 16), keep)))
-
-    return f32x16(kind_type, types.intp, types.intp), codegen
+    return f32x16(f32x16, types.float32), codegen
 
 
-def _half_to_f32(builder, words):
-    if PATH != "portable":
-        return builder.fpext(builder.bitcast(words, _vec(F16, 16)), f32x16.llvm)
-    # Without F16C `fpext` would be a library call per number. The exponent keeps its bits and gets its bias from the
-    # product with 2 ** 112, which is exact, for subnormal numbers too.
-    wide = builder.zext(words, i32x16.llvm)
-    sign = builder.shl(builder.and_(wide, _const(i32x16.llvm, 0x8000)), _const(i32x16.llvm, 16))
-    magnitude = builder.shl(builder.and_(wide, _const(i32x16.llvm, 0x7FFF)), _const(i32x16.llvm, 13))
-    number = builder.bitcast(builder.or_(sign, magnitude), f32x16.llvm)
-    return builder.fmul(number, _const(f32x16.llvm, 2.0**112))
+@intrinsic
+def shifted(typingctx, a, term):
+    """Each lane plus one number."""
+
+    def codegen(context, builder, signature, args):
+        return builder.fadd(args[0], _splat(builder, args[1], 16))
+
+    return f32x16(f32x16, types.float32), codegen
+
+
+@intrinsic
+def add_scaled(typingctx, acc, sums, scales):
+    """`acc + sums * scale` for int32 sums of 64 dimensions and the float32 scales of each 16 at an address."""
+
+    def codegen(context, builder, signature, args):
+        acc, sums, address = args
+        four = _load(builder, address, _vec(F32, 4))
+        scales = _shuffle(builder, four, four, [lane // 4 for lane in range(16)])
+        return _call(builder, "llvm.fmuladd.v16f32", f32x16.llvm, builder.sitofp(sums, f32x16.llvm), scales, acc)
+
+    return f32x16(f32x16, i32x16, types.intp), codegen
 
 
 @intrinsic
@@ -341,10 +341,13 @@ def sum_f64(typingctx, a, b):
     """The sum of 32 float64 lanes, in one fixed order: halves are added to halves until one number is left."""
 
     def codegen(context, builder, signature, args):
-        total = builder.fadd(*args)
-        while total.type.count > 1:
-            half = total.type.count // 2
-            total = builder.fadd(_slice(builder, total, 0, half), _slice(builder, total, half, 2 * half))
-        return builder.extract_element(total, I32(0))
+        return _tree_sum(builder, builder.fadd(*args))
 
     return types.float64(f64x16, f64x16), codegen
+
+
+def _tree_sum(builder, lanes):
+    while lanes.type.count > 1:
+        half = lanes.type.count // 2
+        lanes = builder.fadd(_slice(builder, lanes, 0, half), _slice(builder, lanes, half, 2 * half))
+    return builder.extract_element(lanes, I32(0))

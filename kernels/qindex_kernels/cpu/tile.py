@@ -1,0 +1,146 @@
+"""The two tiles of the matrix products: a few coded rows against a few queries, all sums in registers.
+
+Integer tile: queries are the lanes. A panel holds 16 queries, interleaved by 4 bytes; a row's 4 bytes are broadcast, so
+no sum is ever taken across lanes and rows are unpacked as they lie.
+
+Float tile: dimensions are the lanes, as in a plain dot product, so a sum does not depend on how many queries there are.
+"""
+
+from contextlib import contextmanager
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from qindex_kernels.cpu.simd import (
+    F32,
+    I8,
+    I32,
+    _call,
+    _const,
+    _dot_u8i8,
+    _load,
+    _peek,
+    _splat,
+    _store,
+    _tree_sum,
+    f32x16,
+    i32x16,
+    u8x64,
+)
+from qindex_kernels.cpu.unpack import _is_literal
+
+UNROLL = 2  # steps of 4 bytes
+
+
+@contextmanager
+def _loop(builder, count, step, starts):
+    """A loop over 0, step, ... below `count` (once at least); yields the index, the carried values, and their list."""
+    intp = count.type
+    before = builder.block
+    body = builder.append_basic_block("body")
+    after = builder.append_basic_block("after")
+    builder.branch(body)
+    builder.position_at_end(body)
+    index = builder.phi(intp)
+    index.add_incoming(intp(0), before)
+    carried = [builder.phi(start.type) for start in starts]
+    for value, start in zip(carried, starts, strict=True):
+        value.add_incoming(start, before)
+    results = list(carried)
+    yield index, results
+    following = builder.add(index, intp(step))
+    index.add_incoming(following, body)
+    for value, result in zip(carried, results, strict=True):
+        value.add_incoming(result, body)
+    builder.cbranch(builder.icmp_signed("<", following, count), body, after)
+    builder.position_at_end(after)
+
+
+def _at(builder, base, *terms):
+    """base + the sum of (number, factor) products."""
+    for number, factor in terms:
+        base = builder.add(base, builder.mul(number, base.type(factor)))
+    return base
+
+
+def _prefetch(builder, address):
+    pointer = builder.inttoptr(address, I8.as_pointer())
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(2), I32(1))
+
+
+@intrinsic(prefer_literal=True)
+def add_integer_tile(
+    typingctx, n_rows, n_panels, rows, row_stride, panels, panel_stride, quads, starts, scales, scale_stride, steps,
+    sums, sum_stride, ahead, ahead_step,
+):  # fmt: skip
+    """sums[r][p] += float(starts[p] + <row r, panel p>) * scale[r] * steps[p], for literal numbers of rows and panels.
+
+    `rows` are unsigned bytes, `panels` signed ones, `quads` (even) the steps of 4 bytes. `starts` (int32) and `steps`
+    (float32) have 16 numbers a panel, `scales` one float32 a row. What lies at `ahead` is asked for, `ahead_step`
+    bytes each second step.
+    """
+    if not _is_literal(n_rows, n_panels):
+        return None
+    count, width = n_rows.literal_value, n_panels.literal_value
+
+    def codegen(context, builder, signature, args):
+        rows, row_stride, panels, panel_stride, quads, starts, scales, scale_stride, steps, sums, sum_stride = args[
+            2:13
+        ]
+        ahead, ahead_step = args[13:]
+        row_at = [_at(builder, rows, (row_stride, r)) for r in range(count)]
+        panel_at = [_at(builder, panels, (panel_stride, p)) for p in range(width)]
+        first = [_load(builder, _at(builder, starts, (starts.type(64), p)), i32x16.llvm) for p in range(width)]
+        with _loop(builder, quads, UNROLL, first * count) as (quad, dots):
+            _prefetch(builder, builder.add(ahead, builder.mul(builder.ashr(quad, quad.type(1)), ahead_step)))
+            for u in range(UNROLL):
+                here = builder.add(quad, quad.type(u))
+                panel = [_load(builder, _at(builder, at, (here, 64)), u8x64.llvm) for at in panel_at]
+                for r in range(count):
+                    four = _splat(builder, _peek(builder, _at(builder, row_at[r], (here, 4)), I32), 16)
+                    four = builder.bitcast(four, u8x64.llvm)
+                    for p in range(width):
+                        dots[r * width + p] = _dot_u8i8(builder, dots[r * width + p], four, panel[p])
+        step = [_load(builder, _at(builder, steps, (steps.type(64), p)), f32x16.llvm) for p in range(width)]
+        for r in range(count):
+            scale = _splat(builder, _peek(builder, _at(builder, scales, (scale_stride, r)), F32), 16)
+            for p in range(width):
+                at = _at(builder, sums, (sum_stride, r), (sums.type(64), p))
+                term = builder.fmul(builder.sitofp(dots[r * width + p], f32x16.llvm), scale)
+                term = builder.fmul(term, step[p])
+                _store(builder, builder.fadd(_load(builder, at, f32x16.llvm), term), at)
+        return context.get_dummy_value()
+
+    return types.void(n_rows, n_panels, *[types.intp] * 13), codegen
+
+
+@intrinsic(prefer_literal=True)
+def float_tile(typingctx, n_rows, n_queries, rows, row_stride, queries, query_stride, dim, out, out_stride):
+    """out[r][q] = <row r, query q> for float32 rows and queries, padded with zeros to 16 numbers.
+
+    16 lanes of fused multiply-adds, lane `l` adding the dimensions `l`, `l + 16`, ... in order, then halves of lanes
+    added to halves.
+    """
+    if not _is_literal(n_rows, n_queries):
+        return None
+    count, width = n_rows.literal_value, n_queries.literal_value
+
+    def codegen(context, builder, signature, args):
+        rows, row_stride, queries, query_stride, dim, out, out_stride = args[2:]
+        row_at = [_at(builder, rows, (row_stride, r)) for r in range(count)]
+        query_at = [_at(builder, queries, (query_stride, q)) for q in range(width)]
+        with _loop(builder, dim, 16, [_const(f32x16.llvm, 0.0)] * (count * width)) as (d, sums):
+            query = [_load(builder, _at(builder, at, (d, 4)), f32x16.llvm) for at in query_at]
+            for r in range(count):
+                row = _load(builder, _at(builder, row_at[r], (d, 4)), f32x16.llvm)
+                for q in range(width):
+                    i = r * width + q
+                    sums[i] = _call(builder, "llvm.fma.v16f32", f32x16.llvm, row, query[q], sums[i])
+        for r in range(count):
+            for q in range(width):
+                at = _at(builder, out, (out_stride, r), (out.type(4), q))
+                builder.store(_tree_sum(builder, sums[r * width + q]), builder.inttoptr(at, F32.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(n_rows, n_queries, *[types.intp] * 7), codegen

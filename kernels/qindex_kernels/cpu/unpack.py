@@ -1,0 +1,313 @@
+"""From packed codes to registers: 64 unsigned bytes for integer sums, or 16 float32 numbers.
+
+Both words take the kind of a row as a literal, so each kernel holds the code of one kind. Dimensions come out in order.
+Packing: kernels/README.md.
+"""
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from qindex_kernels.cpu.simd import (
+    F16,
+    F32,
+    I1,
+    I8,
+    I16,
+    I32,
+    _call,
+    _const,
+    _join,
+    _load,
+    _peek,
+    _shuffle,
+    _slice,
+    _vec,
+    f32x16,
+    u8x64,
+)
+from qindex_kernels.cpu.target import PATH
+
+# Which numbers a row holds. BITSn is an integer of n bits: a place in a table of levels (2 to 4 bits), or a number.
+FLOAT32, FLOAT16, E4M3, E5M2, E3M4, E3M2, E2M3, NF4, INT8, BITS1, BITS2, BITS3, BITS4, BITS5, BITS6, BITS7 = range(16)
+
+# The widths of the planes that the codes of a kind lie in.
+PLANES = (
+    (32,), (16,), (8,), (8,), (8,), (4, 2), (4, 2), (4,), (8,), (1,), (2,), (2, 1), (4,), (4, 1), (4, 2), (4, 2, 1),
+)  # fmt: skip
+
+TABLES = (BITS2, BITS3, BITS4)  # kinds whose levels are int8 numbers in memory
+
+# codes64 gives bytes u; the integer u - BIAS times INTEGER_UNIT (else 1) is the level. nf4's levels are rounded, by
+# 1 / 254 at most; the small floats of 8 bits have no such integers.
+BIAS = {INT8: 128, BITS1: 1, BITS2: 128, BITS3: 128, BITS4: 128, BITS5: 16, BITS6: 32, BITS7: 64, E2M3: 64, NF4: 128}
+INTEGER_UNIT = {E2M3: 1 / 8, NF4: 1 / 127}
+
+NF4_LEVELS = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+_E2M3_EIGHTHS = [m if e == 0 else (8 + m) << (e - 1) for e in range(4) for m in range(8)]
+
+
+def _is_literal(*kinds):
+    return all(isinstance(kind, types.IntegerLiteral) for kind in kinds)
+
+
+# --- planes ---------------------------------------------------------------------------------------------------------
+
+
+def _plane_starts(builder, kind, row, dim):
+    """The address of each plane of a row."""
+    starts = [row]
+    for width in PLANES[kind][:-1]:
+        bits = builder.add(builder.mul(dim, dim.type(width)), dim.type(7))
+        starts.append(builder.add(starts[-1], builder.lshr(bits, dim.type(3))))
+    return starts
+
+
+def _plane(builder, width, start, at, count, shift=0):
+    """`count` bytes with the bits of dimensions `at`, ... of one plane, shifted left. `at` is a multiple of `count`."""
+    address = builder.add(start, builder.lshr(builder.mul(at, at.type(width)), at.type(3)))
+    if width == 8:
+        return _load(builder, address, _vec(I8, count))
+    if width == 1:
+        bits = builder.bitcast(_peek(builder, address, ir.IntType(count)), _vec(I1, count))
+        return builder.select(bits, _const(_vec(I8, count), 1 << shift), _const(_vec(I8, count), 0))
+    # A byte goes to as many bytes as it has codes, by doubling: shift a copy up, keep what belongs there.
+    word = ir.IntType(64 // width)
+    words = _vec(word, count * width // 8)
+    codes = builder.zext(_load(builder, address, _vec(I8, words.count)), words)
+    for distance, kept in {4: [(4, 0x0F0F)], 2: [(12, 0x000F000F), (6, 0x03030303)]}[width]:
+        copies = builder.or_(codes, builder.shl(codes, _const(words, distance)))
+        codes = builder.and_(copies, _const(words, kept))
+    if shift:
+        codes = builder.shl(codes, _const(words, shift))
+    return builder.bitcast(codes, _vec(I8, count))
+
+
+def _codes(builder, kind, row, dim, at, count):
+    """The codes of dimensions `at`, ... as unsigned bytes."""
+    result, shift = None, 0
+    for width, start in zip(PLANES[kind], _plane_starts(builder, kind, row, dim), strict=True):
+        part = _plane(builder, width, start, at, count, shift)
+        result = part if result is None else builder.or_(result, part)
+        shift += width
+    return result
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+def _lookup(builder, table, codes):
+    """table[codes] for bytes; the first 16 bytes of `table` are the table, and the others repeat them."""
+    count = codes.type.count
+    if PATH == "avx512" and count == 64:
+        return _call(builder, "llvm.x86.avx512.pshuf.b.512", codes.type, table, codes)
+    if PATH != "portable" and count == 16:
+        return _call(builder, "llvm.x86.ssse3.pshuf.b.128", codes.type, _slice(builder, table, 0, 16), codes)
+    if PATH == "avx2":
+        half = _vec(I8, 32)
+        parts = [
+            _call(
+                builder,
+                "llvm.x86.avx2.pshuf.b",
+                half,
+                _slice(builder, table, i, i + 32),
+                _slice(builder, codes, i, i + 32),
+            )
+            for i in (0, 32)
+        ]
+        return _join(builder, *parts)
+    entries = [_shuffle(builder, table, table, [i] * count) for i in range(16)]
+    return _choose(builder, entries, codes)
+
+
+def _choose(builder, entries, codes):
+    """entries[code] in each lane, by a tree of selects on the bits of the code: needs no shuffle of the target's."""
+    while len(entries) > 1:
+        bit = len(entries).bit_length() - 2
+        half = len(entries) // 2
+        is_set = _bit(builder, codes, bit)
+        entries = [builder.select(is_set, high, low) for low, high in zip(entries[:half], entries[half:], strict=True)]
+    return entries[0]
+
+
+def _bit(builder, codes, bit):
+    return builder.icmp_unsigned("!=", builder.and_(codes, _const(codes.type, 1 << bit)), _const(codes.type, 0))
+
+
+def _constant_table(values):
+    return ir.Constant(u8x64.llvm, [value & 0xFF for value in values] * (64 // len(values)))
+
+
+@intrinsic(prefer_literal=True)
+def load_table(typingctx, kind, address):
+    """The levels of a kind at an address, as `codes64` and `decode16` want them: int8 + 128, repeated."""
+    if not _is_literal(kind):
+        return None
+    bits = kind.literal_value - BITS1 + 1
+
+    def codegen(context, builder, signature, args):
+        if not 2 <= bits <= 4:
+            return _const(u8x64.llvm, 0)  # the levels of other kinds are their own
+        entries = _load(builder, args[1], _vec(I8, 1 << bits))
+        flipped = builder.xor(entries, _const(entries.type, 0x80))
+        return _shuffle(builder, flipped, flipped, [i % (1 << bits) for i in range(64)])
+
+    return u8x64(kind, types.intp), codegen
+
+
+# --- 64 bytes -------------------------------------------------------------------------------------------------------
+
+
+@intrinsic(prefer_literal=True)
+def codes64(typingctx, kind, row, dim, at, table):
+    """The integer levels of dimensions `at` to `at + 63` of a row, plus BIAS[kind], as unsigned bytes.
+
+    `at` is a multiple of 64; `table` comes from `load_table`.
+    """
+    if not _is_literal(kind):
+        return None
+    value = kind.literal_value
+
+    def codegen(context, builder, signature, args):
+        _kind, row, dim, at, table = args
+        if value not in BIAS:
+            return _const(u8x64.llvm, 0)  # only in branches that this kind never takes
+        codes = _codes(builder, value, row, dim, at, 64)
+        if value == INT8:
+            return builder.xor(codes, _const(u8x64.llvm, 0x80))
+        if value == BITS1:
+            return builder.add(codes, codes)
+        if value in TABLES:
+            return _lookup(builder, table, codes)
+        if value == NF4:
+            return _lookup(builder, _constant_table([round(127 * level) + 128 for level in NF4_LEVELS]), codes)
+        if value == E2M3:
+            low = builder.and_(codes, _const(u8x64.llvm, 15))
+            halves = [_lookup(builder, _constant_table(_E2M3_EIGHTHS[i : i + 16]), low) for i in (0, 16)]
+            size = builder.select(_bit(builder, codes, 4), halves[1], halves[0])
+            middle = _const(u8x64.llvm, 64)
+            return builder.select(_bit(builder, codes, 5), builder.sub(middle, size), builder.add(middle, size))
+        return codes
+
+    return u8x64(kind, types.intp, types.intp, types.intp, u8x64), codegen
+
+
+# --- 16 float32 numbers ---------------------------------------------------------------------------------------------
+
+# Small floats move into the bits of a float16, whose exponent has another bias: a power of two that UNIT takes back.
+_HALF_SHIFT = {E5M2: 8, E4M3: 7, E3M4: 6, E3M2: 8, E2M3: 7}
+UNIT = {E4M3: 2.0**8, E3M4: 2.0**12, E3M2: 2.0**12, E2M3: 2.0**14}
+
+
+@intrinsic(prefer_literal=True)
+def decode16(typingctx, kind, row, dim, group, table):
+    """Numbers `16 * group` to `16 * group + 15` of the row at address `row`, as float32, exactly.
+
+    They are the levels divided by `UNIT[kind]`, a power of two that callers give back once a row.
+    """
+    if not _is_literal(kind):
+        return None
+    value = kind.literal_value
+
+    def codegen(context, builder, signature, args):
+        _kind, row, dim, group, table = args
+        if value in (FLOAT32, FLOAT16):
+            wide = value == FLOAT32
+            address = builder.add(row, builder.mul(group, group.type(64 if wide else 32)))
+            numbers = _load(builder, address, _vec(F32 if wide else I16, 16))
+            return numbers if wide else _half_to_f32(builder, numbers)
+        codes = _codes(builder, value, row, dim, builder.mul(group, group.type(16)), 16)
+        if value in _HALF_SHIFT:
+            return _half_to_f32(builder, _half_bits(builder, value, codes))
+        if value == NF4:
+            return _nf4(builder, codes)
+        if value == BITS1:
+            return builder.select(_bit(builder, codes, 0), _const(f32x16.llvm, 1.0), _const(f32x16.llvm, -1.0))
+        if value in TABLES:
+            codes = _lookup(builder, table, codes)
+        bias = 0 if value == INT8 else BIAS[value]
+        extend = builder.sext if value == INT8 else builder.zext
+        levels = extend(codes, _vec(I32, 16))
+        return builder.sitofp(builder.sub(levels, _const(levels.type, bias)) if bias else levels, f32x16.llvm)
+
+    return f32x16(kind, types.intp, types.intp, types.intp, u8x64), codegen
+
+
+def _half_bits(builder, kind, codes):
+    bits = sum(PLANES[kind])
+    shift = _HALF_SHIFT[kind]
+    words = builder.zext(codes, _vec(I16, 16))
+    sign = builder.and_(builder.shl(words, _const(words.type, 16 - bits)), _const(words.type, 0x8000))
+    size = builder.and_(
+        builder.shl(words, _const(words.type, shift)), _const(words.type, ((1 << bits - 1) - 1) << shift)
+    )
+    return builder.or_(sign, size)
+
+
+def _half_to_f32(builder, words):
+    if PATH != "portable":
+        return builder.fpext(builder.bitcast(words, _vec(F16, 16)), f32x16.llvm)
+    # Without F16C `fpext` would be a library call per number. The exponent keeps its bits and gets its bias from the
+    # product with 2 ** 112, which is exact, for subnormal numbers too.
+    wide = builder.zext(words, _vec(I32, 16))
+    sign = builder.shl(builder.and_(wide, _const(wide.type, 0x8000)), _const(wide.type, 16))
+    magnitude = builder.shl(builder.and_(wide, _const(wide.type, 0x7FFF)), _const(wide.type, 13))
+    number = builder.bitcast(builder.or_(sign, magnitude), f32x16.llvm)
+    return builder.fmul(number, _const(f32x16.llvm, 2.0**112))
+
+
+def _nf4(builder, codes):
+    indices = builder.zext(codes, _vec(I32, 16))
+    if PATH == "avx512":
+        table = ir.Constant(f32x16.llvm, list(NF4_LEVELS))
+        return _call(builder, "llvm.x86.avx512.permvar.sf.512", f32x16.llvm, table, indices)
+    return _choose(builder, [_const(f32x16.llvm, level) for level in NF4_LEVELS], indices)
+
+
+# --- block scales ---------------------------------------------------------------------------------------------------
+
+# How the numbers of a level of a scale tree are stored, and the bytes of one.
+SCALE_FLOAT32, SCALE_FLOAT16, SCALE_E4M3, SCALE_E8M0 = range(4)
+SCALE_BYTES = (4, 2, 1, 1)
+
+
+@intrinsic(prefer_literal=True)
+def scale1(typingctx, kind, address):
+    """The block scale at an address, as float32."""
+    if not _is_literal(kind):
+        return None
+    value = kind.literal_value
+
+    def codegen(context, builder, signature, args):
+        address = args[1]
+        if value == SCALE_FLOAT32:
+            return _peek(builder, address, F32)
+        if value == SCALE_E8M0:
+            # 2 ** -127, code 0, is subnormal: half of the smallest normal number.
+            code = builder.zext(_peek(builder, address, I8), I32)
+            normal = builder.shl(code, I32(23))
+            return builder.bitcast(builder.select(builder.icmp_unsigned("==", code, I32(0)), I32(1 << 22), normal), F32)
+        bits, top = (16, 13) if value == SCALE_FLOAT16 else (8, 20)
+        word = builder.zext(_peek(builder, address, ir.IntType(bits)), I32)
+        sign = builder.shl(builder.lshr(word, I32(bits - 1)), I32(31))
+        size = builder.shl(builder.and_(word, I32((1 << bits - 1) - 1)), I32(top))
+        number = builder.bitcast(builder.or_(sign, size), F32)
+        return builder.fmul(number, F32(2.0**112 if value == SCALE_FLOAT16 else 2.0**120))
+
+    return types.float32(kind, types.intp), codegen
+
+
+@njit(inline="always")
+def scale_at(kind, address, index):
+    """Number `index` of a level of a scale tree whose `kind` is known at run time."""
+    if kind == SCALE_E8M0:
+        return scale1(SCALE_E8M0, address + index)
+    if kind == SCALE_FLOAT16:
+        return scale1(SCALE_FLOAT16, address + 2 * index)
+    if kind == SCALE_FLOAT32:
+        return scale1(SCALE_FLOAT32, address + 4 * index)
+    return scale1(SCALE_E4M3, address + index)

@@ -1,0 +1,58 @@
+"""Coded rows as the kernels take them: plain arrays, checked by the caller.
+
+    number[j, d] = tables or levels[code[j, d]] * block_scale[j, d // size] + zero[j, d // size]      in float32
+    row[j]       = scale[j] * number[j], and bias[j] is added to its scores
+
+The block scale is the product of the levels of a scale tree, finest first. Each product and the sum round to float32.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Level(NamedTuple):
+    """One number for each block of `size` dimensions, a multiple of 16; the last block may be cut short."""
+
+    kind: str  # float32, float16, e4m3 or e8m0
+    size: int
+    data: NDArray[Any]  # (n, blocks), or (blocks,) where all rows share them
+
+    def of(self, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
+        """The numbers of some rows, as stored."""
+        return self.data[rows] if self.data.ndim == 2 else self.data[None]
+
+
+class Rows(NamedTuple):
+    """`n` packed rows and everything that goes with them."""
+
+    kind: str  # a number format, by name
+    dim: int
+    data: NDArray[np.uint8]  # (n, row_bytes)
+    scale: NDArray[np.float32] | None = None  # (n,)
+    bias: NDArray[np.float32] | None = None  # (n,)
+    levels: tuple[Level, ...] = ()  # of the scale tree: one or two, the finest first
+    zero: Level | None = None  # in blocks as the finest level
+    tables: NDArray[np.int8] | None = None  # (n, blocks or 1, 2 ** bits), or without n where all rows share them
+
+    @property
+    def block(self) -> int:
+        """Dimensions that share a scale and a zero; 0 where there are no blocks."""
+        finest = self.levels[0] if self.levels else self.zero
+        return 0 if finest is None else finest.size
+
+    def part(self, rows: slice) -> "Rows":
+        """Some of the rows, without copying."""
+
+        def cut(array: NDArray[Any] | None, per_row: int) -> Any:
+            return array if array is None or array.ndim < per_row else array[rows]
+
+        return self._replace(
+            data=self.data[rows],
+            scale=cut(self.scale, 1),
+            bias=cut(self.bias, 1),
+            levels=tuple(level._replace(data=cut(level.data, 2)) for level in self.levels),
+            zero=None if self.zero is None else self.zero._replace(data=cut(self.zero.data, 2)),
+            tables=cut(self.tables, 3),
+        )
