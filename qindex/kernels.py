@@ -180,6 +180,8 @@ def topk(
     `ids` (n,) breaks ties (the smaller id comes first). `allow` (n,) says which rows may be returned.
     """
     _check_dim(queries.values, codes)
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 0:
+        raise ValueError(f"k must be an integer from 0 on, got {k!r}")
     for name, array, dtype in (("ids", ids, np.int64), ("allow", allow, np.bool_)):
         if array is not None and (array.dtype != dtype or array.shape != (len(codes),)):
             raise ValueError(f"{name} must be {np.dtype(dtype)} ({len(codes)},), got {array.dtype} {array.shape}")
@@ -241,8 +243,8 @@ def best(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int, ids: NDAr
 def score_rows(queries: Queries, codes: Codes, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Exact scores of chosen rows, (m, r) row numbers -> (m, r); row -1 scores -inf."""
     _check_dim(queries.values, codes)
-    if rows.ndim != 2 or len(rows) != len(queries):
-        raise ValueError(f"rows must be ({len(queries)}, r), got {rows.shape}")
+    if rows.ndim != 2 or len(rows) != len(queries) or rows.dtype.kind not in "iu":
+        raise ValueError(f"rows must be integers ({len(queries)}, r), got {rows.dtype} {rows.shape}")
     if rows.size == 0:
         return np.empty(rows.shape, np.float32)
     if rows.min() < -1 or rows.max() >= len(codes):

@@ -96,7 +96,8 @@ class Codes:
     data: NDArray[np.uint8]  # (n, format.row_bytes(dim)), C-contiguous
     format: Format
     dim: int
-    max_norm: float  # no row j is longer than this; bounds the error of fast scans
+    # Before column scales, no row is longer, nor are its scaled levels or its scaled zeros alone: bounds fast scans.
+    max_norm: float
     scale: NDArray[np.float32] | None = None  # (n,); None stands for ones
     offset: NDArray[np.float32] | None = None  # (n,), added to each score of the row; None stands for zeros
     scales: tuple[BlockValues, ...] = ()
@@ -156,7 +157,8 @@ class Codes:
             )
         if self.tables is not None:
             entries = 1 << self.format.bits
-            many = -(-self.dim // self.block) if self.block else 1
+            # Kernels look up 64 codes at a time.
+            many = -(-self.dim // self.block) if self.block and self.block % 64 == 0 else 1
             shapes = [(count, entries) for count in (1, many)]
             if (
                 self.tables.dtype != np.int8
@@ -164,7 +166,8 @@ class Codes:
                 or not self.tables.flags.c_contiguous
             ):
                 raise ValueError(
-                    f"tables must be C-contiguous int8 ({n}, {many} or 1, {entries}), or without {n} for all rows, "
+                    f"tables must be C-contiguous int8 ({n}, {f'{many} or ' if many > 1 else ''}1, {entries}), or without "
+                    f"{n} for all rows (one for each block where blocks are a multiple of 64), "
                     f"got {self.tables.dtype} {self.tables.shape}"
                 )
 

@@ -109,7 +109,11 @@ def encode(values: Vectors, scheme: Scheme) -> Codes:
     for rows in _parts(n):
         part = codes[rows]
         data[rows] = scheme.format.encode(_in_levels(values[rows], part))
-        max_norm = max(max_norm, float(row_norms(_decoded(part)).max()))
+        parts = [_decoded(part)]
+        if zero is not None:  # levels and zeros may cancel, and a fast scan rounds each for itself
+            levels = _decoded(dataclasses.replace(part, zero=None))
+            parts += [levels, parts[0] - levels]
+        max_norm = max(max_norm, *(float(row_norms(numbers).max()) for numbers in parts))
     return dataclasses.replace(codes, max_norm=max_norm * ROUNDED_UP)
 
 

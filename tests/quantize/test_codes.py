@@ -49,13 +49,13 @@ KINDS = {
     "column scales": made(scales=(blocks(DIM, size=1),)),
     "zeros": made(scales=(blocks(N, 5), blocks(DIM, size=1)), zero=blocks(N, 5, format=FLOAT16)),
     "shared zeros alone": made(zero=blocks(3, size=32)),
-    "tables of blocks": made(TABLE4, scales=(blocks(N, 5),), tables=tables(N, 5, 16)),
+    "tables of blocks": made(TABLE4, scales=(blocks(N, 2, size=64),), tables=tables(N, 2, 16)),
     "tables of rows": made(TABLE2, scale=floats(N), tables=tables(N, 1, 4)),
     "one table": made(TABLE4, tables=tables(1, 16)),
-    "shared tables of blocks": made(TABLE4, scales=(blocks(N, 5),), tables=tables(5, 16)),
+    "shared tables of blocks": made(TABLE4, scales=(blocks(N, 2, size=64),), tables=tables(2, 16)),
     "everything": made(
-        TABLE4, scale=floats(N), offset=floats(N), tables=tables(N, 5, 16), zero=blocks(5),
-        scales=(blocks(N, 5, format=E8M0), blocks(N, 3, size=32), blocks(DIM, size=1)),
+        TABLE4, scale=floats(N), offset=floats(N), tables=tables(N, 2, 16), zero=blocks(2, size=64),
+        scales=(blocks(N, 2, size=64, format=E8M0), blocks(N, 1, size=128), blocks(DIM, size=1)),
     ),
 }  # fmt: skip
 every_kind = pytest.mark.parametrize("codes", KINDS.values(), ids=KINDS)
@@ -191,8 +191,8 @@ def test_codes_that_share_other_numbers_are_not_alike() -> None:
 
 def test_blocks_and_columns_are_told_apart() -> None:
     codes = KINDS["everything"]
-    assert [level.size for level in codes.blocks] == [16, 32]
-    assert codes.block == 16
+    assert [level.size for level in codes.blocks] == [64, 128]
+    assert codes.block == 64
     np.testing.assert_array_equal(codes.column_scale, codes.scales[2].data)  # type: ignore[arg-type]
     assert (KINDS["bare"].block, KINDS["bare"].blocks, KINDS["bare"].column_scale) == (0, (), None)
     assert (KINDS["column scales"].block, KINDS["shared zeros alone"].block) == (0, 32)
@@ -276,13 +276,17 @@ ORDER = "scales must be up to two levels of blocks, .* then at most one of colum
         ({"scales": (blocks(5),), "zero": blocks(3, size=32)}, "zero must have .* finest scales' size, 16, got 32"),
         ({"format": TABLE4}, "tables must be given with table4 codes"),
         ({"tables": tables(1, 16)}, "tables must not be given with int4 codes"),
-        ({"format": TABLE4, "tables": tables(1, 4)}, r"tables must .*\(6, 1 or 1, 16\), or without 6 .*int8 \(1, 4\)"),
+        ({"format": TABLE4, "tables": tables(1, 4)}, r"tables must .*\(6, 1, 16\), or without 6 .*int8 \(1, 4\)"),
         ({"format": TABLE4, "tables": tables(16)}, r"tables must be .* got int8 \(16,\)"),
         ({"format": TABLE4, "tables": tables(5, 1, 16)}, r"tables must be .* got int8 \(5, 1, 16\)"),
         ({"format": TABLE4, "tables": tables(6, 5, 16)}, r"tables must be .* got int8 \(6, 5, 16\)"),
         (
-            {"format": TABLE4, "tables": tables(6, 3, 16), "scales": (blocks(5),)},
-            r"tables must be .*\(6, 5 or 1, 16\), .* got int8 \(6, 3, 16\)",
+            {"format": TABLE4, "tables": tables(6, 3, 16), "scales": (blocks(2, size=64),)},
+            r"tables must be .*\(6, 2 or 1, 16\), .* got int8 \(6, 3, 16\)",
+        ),
+        (  # kernels look up 64 codes at a time
+            {"format": TABLE4, "tables": tables(6, 5, 16), "scales": (blocks(5),)},
+            r"tables must be .*\(6, 1, 16\), .* multiple of 64.* got int8 \(6, 5, 16\)",
         ),
         ({"format": TABLE4, "tables": floats(1, 16)}, r"tables must be C-contiguous int8 .* got float32 \(1, 16\)"),
         ({"format": TABLE4, "tables": tables(1, 32)[:, ::2]}, r"tables must be C-contiguous int8"),

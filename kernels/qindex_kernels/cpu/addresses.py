@@ -29,7 +29,11 @@ from qindex_kernels.cpu.unpack import (
     SCALE_E8M0,
     SCALE_FLOAT16,
     SCALE_FLOAT32,
+    SPLIT2,
+    SPLIT4,
+    STEP,
     UNIT,
+    decode_scales,
     scale_at,
 )
 from qindex_kernels.layout import Level, Rows
@@ -127,7 +131,7 @@ def addressed(rows: Rows) -> tuple[RowAddresses, NDArray[np.uint8]]:
     """
     n, row_bytes = rows.data.shape
     storage = FORMATS[rows.kind]
-    over = overread(rows.kind, rows.dim)
+    over = overread(kind_of(rows), rows.dim)
     tail_start = n - min(n, -(-over // row_bytes))
     tail = np.zeros((n - tail_start) * row_bytes + over, np.uint8)
     tail[: (n - tail_start) * row_bytes] = rows.data[tail_start:].reshape(-1)
@@ -169,13 +173,23 @@ def addressed(rows: Rows) -> tuple[RowAddresses, NDArray[np.uint8]]:
     return found, tail
 
 
-def overread(kind: str, dim: int) -> int:
-    """Bytes behind a row that kernels may read: they take 64 dimensions at a time, of each plane."""
+def overread(kind: int, dim: int) -> int:
+    """Bytes behind a row that kernels may read: they take STEP dimensions at a time, of each plane."""
     end = start = 0
-    for width in PLANES[FORMATS[kind].kind]:
-        end = max(end, start + (dim + 63) // 64 * 8 * width)
+    for width in PLANES[kind]:
+        end = max(end, start + -(-dim // STEP[kind]) * STEP[kind] // 8 * width)
         start += (dim * width + 7) // 8
     return end - start
+
+
+# Formats whose integers need no table: kinds that are read in split order, where no step holds more than one scale.
+_SPLIT = {"int2": SPLIT2, "int4": SPLIT4}
+
+
+def kind_of(rows: Rows) -> int:
+    """How a kernel reads these rows."""
+    split = _SPLIT.get(rows.kind)
+    return FORMATS[rows.kind].kind if split is None or rows.block % STEP[split] else split
 
 
 def _level(level: Level | None) -> tuple[int, int, int]:
@@ -194,27 +208,28 @@ def has_blocks(rows):
     return rows.fine != 0 or rows.zero != 0 or rows.table_block != 0
 
 
-@njit(inline="always")
-def block_scale(rows, row, b):
-    scale = np.float32(1)
+@njit
+def block_scales(rows, row, scales, zeros):
+    """The scale and the zero of each block of a row."""
     if rows.fine != 0:
-        scale = scale_at(rows.fine_kind, rows.fine, row * rows.fine_row + b)
+        decode_scales(rows.fine_kind, rows.fine, row * rows.fine_row, rows.blocks, scales.ctypes.data)
+    else:
+        scales[: rows.blocks] = 1
     if rows.coarse != 0:
-        scale *= scale_at(rows.coarse_kind, rows.coarse, row * rows.coarse_row + b // rows.coarse_ratio)
-    return scale
-
-
-@njit(inline="always")
-def block_zero(rows, row, b):
-    return scale_at(rows.zero_kind, rows.zero, row * rows.zero_row + b) if rows.zero != 0 else np.float32(0)
+        for b in range(rows.blocks):
+            scales[b] *= scale_at(rows.coarse_kind, rows.coarse, row * rows.coarse_row + b // rows.coarse_ratio)
+    if rows.zero != 0:
+        decode_scales(rows.zero_kind, rows.zero, row * rows.zero_row, rows.blocks, zeros.ctypes.data)
 
 
 @njit
 def group_scales(rows, row, scales, zeros):
-    """The block scale and the zero of each 16 dimensions of a row; what is behind the last stays as it was."""
+    """The same for each 16 dimensions; what is behind the last block stays as it was. `scales` has room for blocks."""
     per_block = rows.block // 16
     groups = (rows.dim + 15) // 16
-    for b in range(rows.blocks):
-        scale, zero = block_scale(rows, row, b), block_zero(rows, row, b)
-        for group in range(b * per_block, min((b + 1) * per_block, groups)):
-            scales[group], zeros[group] = scale, zero
+    block_scales(rows, row, scales, zeros)
+    if per_block > 1:  # backwards, in place: a block's groups begin no earlier than its own number
+        for b in range(rows.blocks - 1, -1, -1):
+            scale, zero = scales[b], zeros[b]
+            for group in range(b * per_block, min((b + 1) * per_block, groups)):
+                scales[group], zeros[group] = scale, zero

@@ -32,13 +32,13 @@ class Batch(NamedTuple):
 
 
 @njit
-def prepared(values, offset, bias, bounds):
+def prepared(values, offset, bias, step_length, bounds):
     """Pad the queries, give them an int8 form, and bound the error of each query's fast scores.
 
-    `bias` is what integer codes have too much (unpack.BIAS), 0 for float rows.
+    `bias` and `step_length` are BIAS and STEP of unpack.py.
     """
     m, dim = values.shape
-    width = (dim + 63) // 64 * 64
+    width = (dim + step_length - 1) // step_length * step_length
     padded, fast = np.zeros((m, width), np.float32), np.zeros((m, width), np.int8)
     starts, sums = np.zeros((m, width // 4), np.int32), np.zeros((m, (dim + 255) // 256 * 16), np.float32)
     shift, step = np.zeros(m, np.int64), np.ones(m, np.float32)
@@ -75,4 +75,18 @@ def prepared(values, offset, bias, bounds):
         reach = 2 * np.sqrt(squares) * bounds.norm + abs(offset[i]) + bounds.bias
         margin[i] += (dim / 16 + 24) * 2.0**-23 * reach
         margin[i] += dim * SMALLEST_NORMAL * (1 + np.float64(largest)) * (1 + bounds.scale * 2.0**14)
+    if step_length > 64:
+        split_order(fast, step_length)
     return Batch(padded, fast, starts, sums, shift, step, margin)
+
+
+@njit
+def split_order(codes, step):
+    """Put queries in the order in which split kinds (unpack.py) read rows, in place."""
+    apart = step // 64
+    before = np.empty(step, np.int8)
+    for i in range(len(codes)):
+        for start in range(0, codes.shape[1], step):
+            before[:] = codes[i, start : start + step]
+            for part in range(apart):
+                codes[i, start + 64 * part : start + 64 * (part + 1)] = before[part::apart]

@@ -21,17 +21,15 @@ from numba.core import errors
 from numba.extending import intrinsic
 
 from qindex_kernels.cpu.simd import (
+    add_i32,
     add_scaled,
-    dot_u8i8,
     fma_f32,
-    load_bytes,
     load_f32,
     load_i32,
     peek_f32,
     prefetch,
     scaled,
     shifted,
-    store_bytes,
     store_f32,
     store_group_sums,
     store_sums_f32,
@@ -40,7 +38,7 @@ from qindex_kernels.cpu.simd import (
     zero_i32,
 )
 from qindex_kernels.cpu.sources import SOURCES
-from qindex_kernels.cpu.unpack import BIAS, NF4, PLANES, codes64, decode16, load_table
+from qindex_kernels.cpu.unpack import BIAS, NF4, PLANES, STEP, add_dots, decode16, load_table, store_integers
 
 # Decoding fills the reorder window with few rows, so the hardware alone does not look far enough ahead: bytes.
 AHEAD = 4096
@@ -60,6 +58,7 @@ class Inner(NamedTuple):
     decode: int
     integers: int  # whether the fast pass is in integers
     bias: int  # what the integers have too much
+    step: int  # dimensions in one integer step; queries lie in its order
 
 
 @cache
@@ -74,6 +73,7 @@ def inner(kind: int) -> Inner:
         decode=decode(kind).address,
         integers=int(integers),
         bias=BIAS.get(kind, 0),
+        step=STEP[kind],
     )
 
 
@@ -84,7 +84,7 @@ def _inner(n_arguments: int) -> Any:
 @cache
 def dots(kind: int) -> Any:
     """Four rows at a time: one load of the query serves four. `raw` has room for a multiple of four."""
-    sources, bits = SOURCES, sum(PLANES[kind])
+    sources, bits, step = SOURCES, sum(PLANES[kind]), STEP[kind]
 
     @_inner(8)
     def integer_dots(query, rows, row_bytes, dim, n, tables, table_row, raw):
@@ -100,14 +100,13 @@ def dots(kind: int) -> Any:
                 load_table(kind, tables + fourth * table_row),
             )
             a_sum, b_sum, c_sum, d_sum = zero_i32(), zero_i32(), zero_i32(), zero_i32()
-            for at in range(0, dim, 64):
-                for line in range(0, 32 * bits, 64):
+            for at in range(0, dim, step):
+                for line in range(0, step // 2 * bits, 64):
                     prefetch(a + AHEAD + at // 2 * bits + line)
-                q = load_bytes(query + at)
-                a_sum = dot_u8i8(a_sum, codes64(kind, a, dim, at, a_table), q)
-                b_sum = dot_u8i8(b_sum, codes64(kind, b, dim, at, b_table), q)
-                c_sum = dot_u8i8(c_sum, codes64(kind, c, dim, at, c_table), q)
-                d_sum = dot_u8i8(d_sum, codes64(kind, d, dim, at, d_table), q)
+                a_sum = add_dots(kind, a_sum, a, dim, at, a_table, query)
+                b_sum = add_dots(kind, b_sum, b, dim, at, b_table, query)
+                c_sum = add_dots(kind, c_sum, c, dim, at, c_table, query)
+                d_sum = add_dots(kind, d_sum, d, dim, at, d_table, query)
             store_sums_i32(raw + 4 * j, a_sum, b_sum, c_sum, d_sum)
 
     return integer_dots
@@ -119,7 +118,7 @@ def block_dots(kind: int) -> Any:
 
     `scales` are float32, one for each 16 dimensions of each row.
     """
-    sources, bits = SOURCES, sum(PLANES[kind])
+    sources, bits, step = SOURCES, sum(PLANES[kind]), STEP[kind]
 
     @_inner(13)
     def dots_of_blocks(
@@ -136,20 +135,22 @@ def block_dots(kind: int) -> Any:
             c_scales, d_scales = scales + third * scales_row, scales + fourth * scales_row
             a_sum, b_sum, c_sum, d_sum = zero_f32(), zero_f32(), zero_f32(), zero_f32()
             table = 0
-            for at in range(0, dim, 64):
-                for line in range(0, 32 * bits, 64):
+            for at in range(0, dim, step):
+                for line in range(0, step // 2 * bits, 64):
                     prefetch(a + AHEAD + at // 2 * bits + line)
                 if table_block != 0:
                     table = at // block * table_block
-                q, start = load_bytes(query + at), load_i32(starts + at)
-                codes = codes64(kind, a, dim, at, load_table(kind, a_tables + table))
-                a_sum = add_scaled(a_sum, dot_u8i8(start, codes, q), a_scales + at // 4)
-                codes = codes64(kind, b, dim, at, load_table(kind, b_tables + table))
-                b_sum = add_scaled(b_sum, dot_u8i8(start, codes, q), b_scales + at // 4)
-                codes = codes64(kind, c, dim, at, load_table(kind, c_tables + table))
-                c_sum = add_scaled(c_sum, dot_u8i8(start, codes, q), c_scales + at // 4)
-                codes = codes64(kind, d, dim, at, load_table(kind, d_tables + table))
-                d_sum = add_scaled(d_sum, dot_u8i8(start, codes, q), d_scales + at // 4)
+                start = load_i32(starts + at)
+                for more in range(at + 64, at + step, 64):  # all under one scale
+                    start = add_i32(start, load_i32(starts + more))
+                sums = add_dots(kind, start, a, dim, at, load_table(kind, a_tables + table), query)
+                a_sum = add_scaled(a_sum, sums, a_scales + at // 4)
+                sums = add_dots(kind, start, b, dim, at, load_table(kind, b_tables + table), query)
+                b_sum = add_scaled(b_sum, sums, b_scales + at // 4)
+                sums = add_dots(kind, start, c, dim, at, load_table(kind, c_tables + table), query)
+                c_sum = add_scaled(c_sum, sums, c_scales + at // 4)
+                sums = add_dots(kind, start, d, dim, at, load_table(kind, d_tables + table), query)
+                d_sum = add_scaled(d_sum, sums, d_scales + at // 4)
             store_sums_f32(raw + 4 * j, a_sum, b_sum, c_sum, d_sum)
 
     return dots_of_blocks
@@ -159,45 +160,33 @@ def block_dots(kind: int) -> Any:
 def block_sums(kind: int) -> Any:
     """raw[part][j] = <int8 query, integers of row j, plus BIAS> over a part of the dimensions, for four rows.
 
-    A part is a block where blocks are multiples of 64, else 16 dimensions. The rows lie at `rows`, `rows + row_bytes`,
-    ...; `raw` has room for 64 dimensions more.
+    A part is a block where blocks are multiples of 64, else 16 dimensions; there are sums for up to 48 dimensions more.
+    The rows lie at `rows`, `rows + row_bytes`, ..., and the sums of parts 64 bytes apart.
     """
-    sources, bits = SOURCES, sum(PLANES[kind])
+    sources, bits, step = SOURCES, sum(PLANES[kind]), STEP[kind]
 
     @_inner(9)
     def sums_of_blocks(query, rows, row_bytes, dim, tables, table_row, table_block, block, raw):
         _ = sources
         a, b, c, d = rows, rows + row_bytes, rows + 2 * row_bytes, rows + 3 * row_bytes
-        if block % 64 != 0:
-            a_table, b_table = load_table(kind, tables), load_table(kind, tables + table_row)
-            c_table, d_table = load_table(kind, tables + 2 * table_row), load_table(kind, tables + 3 * table_row)
-            for at in range(0, dim, 64):
-                for line in range(0, 32 * bits, 64):
-                    prefetch(a + AHEAD + at // 2 * bits + line)
-                q = load_bytes(query + at)
-                store_group_sums(
-                    raw + at,
-                    dot_u8i8(zero_i32(), codes64(kind, a, dim, at, a_table), q),
-                    dot_u8i8(zero_i32(), codes64(kind, b, dim, at, b_table), q),
-                    dot_u8i8(zero_i32(), codes64(kind, c, dim, at, c_table), q),
-                    dot_u8i8(zero_i32(), codes64(kind, d, dim, at, d_table), q),
-                )
-            return
-        for part in range((dim + block - 1) // block):
-            start = part * block
+        whole = block % 64 == 0
+        length = block if whole else 64
+        for part in range((dim + length - 1) // length):
             table = tables + part * table_block
             a_table, b_table = load_table(kind, table), load_table(kind, table + table_row)
             c_table, d_table = load_table(kind, table + 2 * table_row), load_table(kind, table + 3 * table_row)
             a_sum, b_sum, c_sum, d_sum = zero_i32(), zero_i32(), zero_i32(), zero_i32()
-            for at in range(start, min(start + block, dim), 64):
-                for line in range(0, 32 * bits, 64):
+            for at in range(part * length, min((part + 1) * length, dim), step):
+                for line in range(0, step // 2 * bits, 64):
                     prefetch(a + AHEAD + at // 2 * bits + line)
-                q = load_bytes(query + at)
-                a_sum = dot_u8i8(a_sum, codes64(kind, a, dim, at, a_table), q)
-                b_sum = dot_u8i8(b_sum, codes64(kind, b, dim, at, b_table), q)
-                c_sum = dot_u8i8(c_sum, codes64(kind, c, dim, at, c_table), q)
-                d_sum = dot_u8i8(d_sum, codes64(kind, d, dim, at, d_table), q)
-            store_sums_i32(raw + 16 * part, a_sum, b_sum, c_sum, d_sum)
+                a_sum = add_dots(kind, a_sum, a, dim, at, a_table, query)
+                b_sum = add_dots(kind, b_sum, b, dim, at, b_table, query)
+                c_sum = add_dots(kind, c_sum, c, dim, at, c_table, query)
+                d_sum = add_dots(kind, d_sum, d, dim, at, d_table, query)
+            if whole:
+                store_sums_i32(raw + 64 * part, a_sum, b_sum, c_sum, d_sum)
+            else:
+                store_group_sums(raw + 256 * part, 64, a_sum, b_sum, c_sum, d_sum)
 
     return sums_of_blocks
 
@@ -229,17 +218,17 @@ def float_dots(kind: int) -> Any:
 
 @cache
 def unpack(kind: int) -> Any:
-    """Writes whole registers: `dim` rounded up to 64 bytes."""
-    sources = SOURCES
+    """Writes whole steps: `dim` rounded up to STEP bytes."""
+    sources, step = SOURCES, STEP[kind]
 
     @_inner(6)
     def bytes_of_row(row, dim, tables, table_block, block, out):
         _ = sources
         table = load_table(kind, tables)
-        for at in range(0, dim, 64):
+        for at in range(0, dim, step):
             if table_block != 0:
                 table = load_table(kind, tables + at // block * table_block)
-            store_bytes(out + at, codes64(kind, row, dim, at, table))
+            store_integers(kind, row, dim, at, table, out)
 
     return bytes_of_row
 

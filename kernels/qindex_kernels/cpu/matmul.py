@@ -8,23 +8,40 @@ No result depends on the number of rows or queries in a call. Rows are unpacked 
 a few at a time, while all queries pass over them; nothing is ever unpacked through memory.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from qindex_kernels.cpu.addresses import (
-    FORMATS,
     addressed,
-    block_scale,
-    block_zero,
-    group_scales,
+    block_scales,
     has_blocks,
+    kind_of,
     row_address,
 )
-from qindex_kernels.cpu.batch import SMALLEST_NORMAL
+from qindex_kernels.cpu.batch import SMALLEST_NORMAL, split_order
 from qindex_kernels.cpu.exact import decode_row, decode_scratch
 from qindex_kernels.cpu.inner import call, inner
-from qindex_kernels.cpu.simd import peek_f32
+from qindex_kernels.cpu.simd import (
+    add_i32,
+    add_product,
+    keep_alive,
+    larger_size,
+    largest_lane,
+    load_f32,
+    load_i32,
+    peek_f32,
+    peek_i32,
+    poke_i32,
+    scaled,
+    splat_i32,
+    store_f32,
+    store_quotients,
+    transpose,
+    zero_f32,
+)
 from qindex_kernels.cpu.sources import SOURCES
 from qindex_kernels.cpu.tile import add_integer_tile, float_tile
 from qindex_kernels.layout import Rows
@@ -48,45 +65,59 @@ def aligned(n_bytes):
 
 
 @njit
-def quantized(x, size):
-    """Rows of x as int8 codes and float32 steps, one for each `size` dimensions: `reference.quantize`."""
+def quantized(x, size, step_length):
+    """Rows of x as int8 codes, padded with zeros to whole registers, and a float32 step for each `size` dimensions.
+
+    As `reference.quantize`, but in the order of the kind. `size` is a multiple of 16, or all dimensions.
+    """
     m, dim = x.shape
-    codes, steps = np.zeros((m, dim), np.int8), np.ones((m, (dim + size - 1) // size), np.float32)
+    width = (dim + step_length - 1) // step_length * step_length
+    row, codes = np.zeros(width, np.float32), np.zeros((m, width), np.int8)
+    steps = np.ones((m, (dim + size - 1) // size), np.float32)
     for i in range(m):
+        row[:dim] = x[i]
+        source, target = np.intp(row.ctypes.data), np.intp(codes[i].ctypes.data)
         for b in range(steps.shape[1]):
-            stop = min((b + 1) * size, dim)
-            largest = np.float32(0)
-            for d in range(b * size, stop):
-                largest = max(largest, abs(x[i, d]))
-            step = largest / np.float32(127)
+            start, stop = b * size, min((b + 1) * size, dim)
+            largest = zero_f32()
+            for d in range(start, stop, 16):
+                largest = larger_size(largest, load_f32(source + 4 * d))
+            step = largest_lane(largest) / np.float32(127)
             if step < SMALLEST_NORMAL:
                 step = np.float32(1)
             steps[i, b] = step
-            for d in range(b * size, stop):
-                codes[i, d] = np.int8(np.rint(x[i, d] / step))
+            for d in range(start, stop, 16):
+                store_quotients(target + d, load_f32(source + 4 * d), step)
+    keep_alive(row)
+    if step_length > 64:
+        split_order(codes, step_length)
     return codes, steps
 
 
 @njit
 def panels_of(codes, n_panels, panel_stride):
     """The codes of 16 queries, interleaved by 4 bytes: [panel][quad][query][4]."""
-    m, dim = codes.shape
     panels = aligned(n_panels * panel_stride)
-    for i in range(m):
-        at = i // 16 * panel_stride + i % 16 * 4
-        for d in range(dim):
-            panels[at + d // 4 * 64 + d % 4] = np.uint8(codes[i, d])
+    for i in range(len(codes)):
+        source = np.intp(codes[i].ctypes.data)
+        target = np.intp(panels.ctypes.data) + i // 16 * panel_stride + i % 16 * 4
+        for quad in range(codes.shape[1] // 4):
+            poke_i32(target + 64 * quad, peek_i32(source + 4 * quad))
     return panels
 
 
 @njit
-def block_sums(codes, n_panels, block, blocks):
-    """The sum of each query's codes in each block: (blocks, 16 * n_panels) int32."""
-    sums = np.zeros((blocks, 16 * n_panels), np.int32)
+def block_totals(codes, n_panels, block, blocks):
+    """The sum of the codes of each query in each block (the last takes what is left): (blocks, queries) int32."""
+    totals = np.zeros((blocks, 16 * n_panels), np.int32)
     for i in range(len(codes)):
-        for d in range(codes.shape[1]):
-            sums[d // block, i] += codes[i, d]
-    return sums
+        for b in range(blocks):
+            total = np.int32(0)
+            stop = (b + 1) * block if b + 1 < blocks else codes.shape[1]
+            for code in codes[i, b * block : stop]:
+                total += np.int32(code)
+            totals[b, i] = total
+    return totals
 
 
 @njit
@@ -104,103 +135,113 @@ def unpack_group(inner, rows, first, width, unpacked, scales, zeros):
         table = rows.table + row * rows.table_row
         out = np.intp(unpacked.ctypes.data) + j * (width + LINE)
         call(inner.unpack, (row_address(rows, row), rows.dim, table, rows.table_block, rows.block, out))
-        if has_blocks(rows):
-            group_scales(rows, row, scales[j], zeros[j])
-            scales[j] *= np.float32(rows.integer_unit)
-        else:
-            scales[j, 0] = np.float32(rows.integer_unit)
+        block_scales(rows, row, scales[j], zeros[j])
+    scales *= np.float32(rows.integer_unit)
+
+
+class Panels(NamedTuple):
+    """What the rows are multiplied with, as addresses: int8 codes, and what goes with each of their blocks."""
+
+    n: int  # of 16 queries
+    codes: int
+    stride: int
+    starts: int  # int32: -BIAS times the sum of a query's codes in a block; blocks one behind the other
+    steps: int  # float32
 
 
 @njit
-def add_tiles(
-    unpacked, width, panels, panel_stride, n_panels, at, quads, starts, scales, steps, sums, ahead, ahead_bytes
-):
-    """One block of dimensions of a group of rows against all panels. `at` is its first dimension."""
-    row_stride, sum_stride = width + LINE, 64 * n_panels
-    scale_stride = 4 * scales.shape[1]
-    scale = np.intp(scales.ctypes.data) + at // 16 * 4
-    first_row, first_panel = np.intp(unpacked.ctypes.data) + at, np.intp(panels.ctypes.data) + at * 16
-    first_sum = np.intp(sums.ctypes.data)
-    first_start, first_step = np.intp(starts.ctypes.data), np.intp(steps.ctypes.data)
+def add_block(unpacked, row_stride, panels, b, at, quads, scales, scale_stride, sums, ahead, ahead_bytes):
+    """Block b of the dimensions, from `at` on, of a group of rows against all panels."""
+    sum_stride = 64 * panels.n
     p = 0
-    while p < n_panels:
-        panel = first_panel + p * panel_stride
-        start, step, total = first_start + 64 * p, first_step + 64 * p, first_sum + 64 * p
-        left = n_panels - p
-        rows = 6 if left >= 4 else 8 if left >= 2 else 12
-        asked = ahead_bytes * rows // GROUP // (quads // 2)
-        for j in range(0, GROUP, rows):
-            there = ahead + ahead_bytes * j // GROUP
-            source, here, out = first_row + j * row_stride, scale + j * scale_stride, total + j * sum_stride
-            if rows == 6:
+    while p < panels.n:
+        panel = panels.codes + p * panels.stride + at * 16
+        start, step = panels.starts + sum_stride * b + 64 * p, panels.steps + sum_stride * b + 64 * p
+        left = panels.n - p
+        if left >= 4:
+            asked = ahead_bytes * 6 // GROUP * 2 // quads
+            for j in range(0, GROUP, 6):
+                there = ahead + ahead_bytes * j // GROUP
+                row, scale, out = unpacked + j * row_stride, scales + j * scale_stride, sums + j * sum_stride + 64 * p
                 add_integer_tile(
-                    6, 4, source, row_stride, panel, panel_stride, quads, start, here, scale_stride, step, out,
+                    6, 4, row, row_stride, panel, panels.stride, quads, start, scale, scale_stride, step, out,
                     sum_stride, there, asked,
                 )  # fmt: skip
-            elif rows == 8:
+            p += 4
+        elif left >= 2:
+            asked = ahead_bytes * 8 // GROUP * 2 // quads
+            for j in range(0, GROUP, 8):
+                there = ahead + ahead_bytes * j // GROUP
+                row, scale, out = unpacked + j * row_stride, scales + j * scale_stride, sums + j * sum_stride + 64 * p
                 add_integer_tile(
-                    8, 2, source, row_stride, panel, panel_stride, quads, start, here, scale_stride, step, out,
+                    8, 2, row, row_stride, panel, panels.stride, quads, start, scale, scale_stride, step, out,
                     sum_stride, there, asked,
                 )  # fmt: skip
-            else:
+            p += 2
+        else:
+            asked = ahead_bytes * 12 // GROUP * 2 // quads
+            for j in range(0, GROUP, 12):
+                there = ahead + ahead_bytes * j // GROUP
+                row, scale, out = unpacked + j * row_stride, scales + j * scale_stride, sums + j * sum_stride + 64 * p
                 add_integer_tile(
-                    12, 1, source, row_stride, panel, panel_stride, quads, start, here, scale_stride, step, out,
+                    12, 1, row, row_stride, panel, panels.stride, quads, start, scale, scale_stride, step, out,
                     sum_stride, there, asked,
                 )  # fmt: skip
+            p += 1
         ahead_bytes = 0  # all is asked for
-        p += 4 if rows == 6 else 2 if rows == 8 else 1
 
 
 @njit(nogil=True, cache=True)
 def integer_product(inner, rows, x, x_block, out, _sources):
     m, dim = x.shape
-    width = (dim + 63) // 64 * 64
-    codes, x_steps = quantized(x, rows.block if x_block else dim)
+    width = (dim + inner.step - 1) // inner.step * inner.step
+    row_stride = width + LINE  # no power of two, so that rows do not compete for the same lines of the cache
+    codes, x_steps = quantized(x, rows.block if x_block else dim, inner.step)
     n_panels = panels_for(m)
-    panel_stride = 16 * width + LINE
-    panels = panels_of(codes, n_panels, panel_stride)
-    totals = block_sums(codes, n_panels, rows.block, rows.blocks)
+    packed = panels_of(codes, n_panels, 16 * width + LINE)
+    totals = block_totals(codes, n_panels, rows.block, rows.blocks)
     starts = (-inner.bias * totals).astype(np.int32)
     steps = np.ones((rows.blocks, 16 * n_panels), np.float32)
     if x_block:
-        for b in range(rows.blocks):
-            for i in range(m):
-                steps[b, i] = x_steps[i, b]
-    unpacked = aligned(GROUP * (width + LINE))
-    groups = width // 16
-    scales, zeros = np.zeros((GROUP, groups), np.float32), np.zeros((GROUP, groups), np.float32)
-    sums = np.empty((GROUP, 16 * n_panels), np.float32)
+        steps[:, :m] = x_steps.T
+    panels = Panels(
+        n_panels,
+        np.intp(packed.ctypes.data),
+        16 * width + LINE,
+        np.intp(starts.ctypes.data),
+        np.intp(steps.ctypes.data),
+    )
+    unpacked, sums = aligned(GROUP * row_stride), np.empty((GROUP, 16 * n_panels), np.float32)
+    scales, zeros = np.empty((GROUP, rows.blocks), np.float32), np.zeros((GROUP, rows.blocks), np.float32)
+    row_at, scale_at, sum_at = np.intp(unpacked.ctypes.data), np.intp(scales.ctypes.data), np.intp(sums.ctypes.data)
+    per_block = GROUP * rows.row_bytes // rows.blocks
     for first in range(0, rows.n, GROUP):
         unpack_group(inner, rows, first, width, unpacked, scales, zeros)
         sums[:] = 0
-        following = rows.data + min(first + GROUP, rows.n - GROUP) * rows.row_bytes
-        per_block = GROUP * rows.row_bytes // rows.blocks
+        following = rows.data + (first + GROUP) * rows.row_bytes
         for b in range(rows.blocks):
             at = b * rows.block
-            quads = (min(rows.block, dim - at) + 7) // 8 * 2
-            add_tiles(
-                unpacked, width, panels, panel_stride, n_panels, at, quads, starts[b], scales, steps[b], sums,
+            quads = (rows.block if b + 1 < rows.blocks else width - at) // 4
+            add_block(
+                row_at + at, row_stride, panels, b, at, quads, scale_at + 4 * b, 4 * rows.blocks, sum_at,
                 following + b * per_block, per_block,
             )  # fmt: skip
             if rows.zero != 0:
                 for j in range(GROUP):
-                    zero = zeros[j, at // 16]
                     for i in range(m):
-                        sums[j, i] += np.float32(totals[b, i]) * zero * steps[b, i]
+                        sums[j, i] += np.float32(totals[b, i]) * zeros[j, b] * steps[b, i]
         count = min(GROUP, rows.n - first)
         for j in range(count):
-            if rows.scale != 0:
-                scale = peek_f32(rows.scale + 4 * (first + j))
-                for i in range(m):
-                    sums[j, i] = sums[j, i] * x_steps[i, 0] * scale if not x_block else sums[j, i] * scale
-            elif not x_block:
+            if not x_block:
                 for i in range(m):
                     sums[j, i] *= x_steps[i, 0]
-            if rows.bias != 0:
-                sums[j] += peek_f32(rows.bias + 4 * (first + j))
+            finish_row(rows, first + j, sums[j])
         for i in range(m):
             for j in range(count):
                 out[i, first + j] = sums[j, i]
+    keep_alive(packed)
+    keep_alive(starts)
+    keep_alive(unpacked)
 
 
 @njit(nogil=True, cache=True)
@@ -239,27 +280,26 @@ def finish_row(rows, row, sums):
 
 @njit(nogil=True, cache=True)
 def integer_gemv(inner, rows, x, x_block, out, _sources):
-    """The same as `integer_product` for few queries: rows are summed as they lie, four at a time."""
+    """The same as `integer_product` for few queries: rows are summed as they lie."""
     m, dim = x.shape
-    codes, x_steps = quantized(x, rows.block if x_block else dim)
-    queries = np.zeros((m, (dim + 63) // 64 * 64), np.int8)
-    queries[:, :dim] = codes
-    totals = block_sums(codes, (m + 15) // 16, rows.block, rows.blocks)
+    codes, x_steps = quantized(x, rows.block if x_block else dim, inner.step)
+    totals = block_totals(codes, (m + 15) // 16, rows.block, rows.blocks)
     if not x_block:
         x_steps = np.repeat(x_steps, rows.blocks).reshape(m, rows.blocks)
-    raw = np.zeros((rows.blocks * max(1, (rows.block + 15) // 16) + 4, 4), np.int32)
-    scales, zeros = np.zeros((rows.blocks, 4), np.float32), np.zeros((rows.blocks, 4), np.float32)
+    raw = np.zeros((max((dim + 63) // 64 * 4, rows.blocks), 16), np.int32)
+    blocks = (rows.blocks + 15) // 16 * 16
+    scales, zeros = np.zeros((32, blocks), np.float32), np.zeros((32, blocks), np.float32)
     for start, stop in ((0, rows.tail_start), (rows.tail_start, rows.n)):
         if has_blocks(rows):
-            for first in range(start, stop, 4):
-                if first + 4 <= stop:
-                    gemv_blocks(inner, rows, first, 4, queries, totals, x_steps, x_block, raw, scales, zeros, out)
+            for first in range(start, stop, 16):
+                if first + 16 <= stop:
+                    gemv_blocks(inner, rows, first, 16, codes, totals, x_steps, x_block, raw, scales, zeros, out)
                 else:
                     for row in range(first, stop):
-                        gemv_blocks(inner, rows, row, 1, queries, totals, x_steps, x_block, raw, scales, zeros, out)
+                        gemv_blocks(inner, rows, row, 1, codes, totals, x_steps, x_block, raw, scales, zeros, out)
         else:
             for first in range(start, stop, PLAIN_ROWS):
-                gemv_plain(inner, rows, first, min(PLAIN_ROWS, stop - first), queries, totals, x_steps, out)
+                gemv_plain(inner, rows, first, min(PLAIN_ROWS, stop - first), codes, totals, x_steps, out)
 
 
 @njit
@@ -282,39 +322,50 @@ def gemv_plain(inner, rows, first, n, queries, totals, x_steps, out):
 
 @njit
 def gemv_blocks(inner, rows, first, n, queries, totals, x_steps, x_block, raw, scales, zeros, out):
-    """Four rows, or one."""
+    """16 rows, or one. `scales` and `zeros` are scratch: 16 rows of blocks, then all blocks of 16 rows."""
     parts = 1 if rows.block % 64 == 0 else rows.block // 16  # of a block
+    stride, turned = 4 * scales.shape[1], 16 * scales.shape[1]
+    scale_at, zero_at = np.intp(scales.ctypes.data), np.intp(zeros.ctypes.data)
     for j in range(n):
-        for b in range(rows.blocks):
-            scales[b, j] = block_scale(rows, first + j, b) * np.float32(rows.integer_unit)
-            zeros[b, j] = block_zero(rows, first + j, b)
-    row_bytes, table_row = (rows.row_bytes, rows.table_row) if n == 4 else (0, 0)
+        block_scales(rows, first + j, scales[j], zeros[j])
+    for b in range(0, rows.blocks, 16):
+        transpose(scale_at + 4 * b, stride, scale_at + 4 * turned + 64 * b)
+        if rows.zero != 0:
+            transpose(zero_at + 4 * b, stride, zero_at + 4 * turned + 64 * b)
+    row_bytes, table_row = (rows.row_bytes, rows.table_row) if n > 1 else (0, 0)
     table, at = rows.table + first * rows.table_row, row_address(rows, first)
-    sums = np.empty(4, np.float32)
+    raw_at = np.intp(raw.ctypes.data)
+    sums = np.empty(16, np.float32)
+    unit = np.float32(rows.integer_unit)
     for i in range(len(queries)):
-        query, here = np.intp(queries[i].ctypes.data), np.intp(raw.ctypes.data)
-        call(
-            inner.block_sums,
-            (query, at, row_bytes, rows.dim, table, table_row, rows.table_block, rows.block, here),
-        )
-        sums[:] = 0
+        query = np.intp(queries[i].ctypes.data)
+        for j in range(0, n, 4):
+            call(
+                inner.block_sums,
+                (
+                    query, at + j * row_bytes, row_bytes, rows.dim, table + j * table_row, table_row, rows.table_block,
+                    rows.block, raw_at + 4 * j,
+                ),
+            )  # fmt: skip
+        total = zero_f32()
         for b in range(rows.blocks):
+            dots = splat_i32(np.int32(-inner.bias * totals[b, i]))
+            for part in range(b * parts, min((b + 1) * parts, len(raw))):
+                dots = add_i32(dots, load_i32(raw_at + 64 * part))
             step = x_steps[i, b] if x_block else np.float32(1)
-            for j in range(4):
-                dot = -inner.bias * totals[b, i]
-                for part in range(b * parts, (b + 1) * parts):
-                    dot += raw[part, j]
-                sums[j] += np.float32(dot) * scales[b, j] * step
+            scale = scaled(load_f32(scale_at + 4 * turned + 64 * b), unit)
+            total = add_product(total, dots, scale, step)
             if rows.zero != 0:
-                for j in range(4):
-                    sums[j] += np.float32(totals[b, i]) * zeros[b, j] * step
+                dots = splat_i32(np.int32(totals[b, i]))
+                total = add_product(total, dots, load_f32(zero_at + 4 * turned + 64 * b), step)
+        store_f32(np.intp(sums.ctypes.data), total)
         for j in range(n):
-            total = sums[j] if x_block else sums[j] * x_steps[i, 0]
+            one = sums[j] if x_block else sums[j] * x_steps[i, 0]
             if rows.scale != 0:
-                total *= peek_f32(rows.scale + 4 * (first + j))
+                one *= peek_f32(rows.scale + 4 * (first + j))
             if rows.bias != 0:
-                total += peek_f32(rows.bias + 4 * (first + j))
-            out[i, first + j] = total
+                one += peek_f32(rows.bias + 4 * (first + j))
+            out[i, first + j] = one
 
 
 def matmul(rows: Rows, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -325,8 +376,8 @@ def matmul(rows: Rows, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     addresses, _tail = addressed(rows)
     out = np.empty((len(x), len(rows.data)), np.float32)
-    x = np.require(x, requirements="W")
-    float_product(inner(FORMATS[rows.kind].kind), addresses, x, out, SOURCES)
+    x = np.require(x, requirements="CW")
+    float_product(inner(kind_of(rows)), addresses, x, out, SOURCES)
     return out
 
 
@@ -334,7 +385,7 @@ def matmul_int8(rows: Rows, x: NDArray[np.float32], x_block: int) -> NDArray[np.
     """As `reference.matmul_int8`, to the bit."""
     addresses, _tail = addressed(rows)
     out = np.empty((len(x), len(rows.data)), np.float32)
-    x = np.require(x, requirements="W")
+    x = np.require(x, requirements="CW")
     product = integer_gemv if len(x) <= GEMV_QUERIES else integer_product
-    product(inner(FORMATS[rows.kind].kind), addresses, x, x_block, out, SOURCES)
+    product(inner(kind_of(rows)), addresses, x, x_block, out, SOURCES)
     return out

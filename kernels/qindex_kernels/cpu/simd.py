@@ -145,7 +145,7 @@ def _scalar_words(name, numba_type, llvm_type):
 
 
 peek_u8, _ = _scalar_words("u8", types.uint8, I8)
-peek_i32, _ = _scalar_words("i32", types.int32, I32)
+peek_i32, poke_i32 = _scalar_words("i32", types.int32, I32)
 peek_i64, _ = _scalar_words("i64", types.int64, I64)
 peek_f32, poke_f32 = _scalar_words("f32", types.float32, F32)
 
@@ -243,14 +243,19 @@ def _quad_sums(builder, rows, add):
 
 
 @intrinsic
-def store_group_sums(typingctx, address, a, b, c, d):
-    """Store the sums of each four lanes of four int32 vectors: four numbers for the first lanes, and so on."""
+def store_group_sums(typingctx, address, stride, a, b, c, d):
+    """Store the sums of each four lanes of four int32 vectors: four numbers for the first lanes, `stride` bytes on
+    those for the next, and so on.
+    """
 
     def codegen(context, builder, signature, args):
-        _store(builder, _group_sums(builder, args[1:], builder.add), args[0])
+        sums = _group_sums(builder, args[2:], builder.add)
+        for group in range(4):
+            at = builder.add(args[0], builder.mul(args[1], args[1].type(group)))
+            _store(builder, _slice(builder, sums, 4 * group, 4 * group + 4), at)
         return context.get_dummy_value()
 
-    return types.void(types.intp, i32x16, i32x16, i32x16, i32x16), codegen
+    return types.void(types.intp, types.intp, i32x16, i32x16, i32x16, i32x16), codegen
 
 
 @intrinsic
@@ -285,6 +290,97 @@ def shifted(typingctx, a, term):
         return builder.fadd(args[0], _splat(builder, args[1], 16))
 
     return f32x16(f32x16, types.float32), codegen
+
+
+@intrinsic
+def add_i32(typingctx, a, b):
+    """a + b in int32."""
+    return i32x16(i32x16, i32x16), lambda context, builder, signature, args: builder.add(*args)
+
+
+@intrinsic
+def splat_i32(typingctx, number):
+    """Sixteen times one int32 number."""
+    return i32x16(types.int32), lambda context, builder, signature, args: _splat(builder, args[0], 16)
+
+
+@intrinsic
+def add_product(typingctx, sums, dots, scales, step):
+    """`sums + float(dots) * scales * step`, each operation rounded to float32, as on every target."""
+
+    def codegen(context, builder, signature, args):
+        product = builder.fmul(builder.sitofp(args[1], f32x16.llvm), args[2])
+        return builder.fadd(args[0], builder.fmul(product, _splat(builder, args[3], 16)))
+
+    return f32x16(f32x16, i32x16, f32x16, types.float32), codegen
+
+
+@intrinsic
+def transpose(typingctx, address, stride, out):
+    """Write 16 rows of 16 float32 numbers, which lie `stride` bytes apart, as the 16 columns, one behind the other."""
+
+    def codegen(context, builder, signature, args):
+        source, stride, out = args
+        addresses = [builder.add(source, builder.mul(stride, stride.type(i))) for i in range(16)]
+        rows = [_load(builder, address, f32x16.llvm) for address in addresses]
+        # Butterfly: in each round, rows `bit` apart exchange the lanes in which that bit of the column is not theirs.
+        for bit in (8, 4, 2, 1):
+            for i in range(16):
+                if not i & bit:
+                    a, b = rows[i], rows[i | bit]
+                    low = [lane if not lane & bit else 16 + lane - bit for lane in range(16)]
+                    high = [lane + bit if not lane & bit else 16 + lane for lane in range(16)]
+                    rows[i], rows[i | bit] = _shuffle(builder, a, b, low), _shuffle(builder, a, b, high)
+        for i, row in enumerate(rows):
+            _store(builder, row, builder.add(out, out.type(64 * i)))
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp), codegen
+
+
+@intrinsic
+def larger_size(typingctx, a, b):
+    """The larger of a and abs(b) in each lane; a is not negative."""
+
+    def codegen(context, builder, signature, args):
+        size = _call(builder, "llvm.fabs.v16f32", f32x16.llvm, args[1])
+        return builder.select(builder.fcmp_ordered(">", size, args[0]), size, args[0])
+
+    return f32x16(f32x16, f32x16), codegen
+
+
+@intrinsic
+def largest_lane(typingctx, a):
+    """The largest of the sixteen numbers."""
+
+    def codegen(context, builder, signature, args):
+        lanes = args[0]
+        while lanes.type.count > 1:
+            half = lanes.type.count // 2
+            low, high = _slice(builder, lanes, 0, half), _slice(builder, lanes, half, 2 * half)
+            lanes = builder.select(builder.fcmp_ordered(">", low, high), low, high)
+        return builder.extract_element(lanes, I32(0))
+
+    return types.float32(f32x16), codegen
+
+
+@intrinsic
+def store_quotients(typingctx, address, a, step):
+    """Store a / step, rounded half to even, as sixteen int8 numbers."""
+
+    def codegen(context, builder, signature, args):
+        quotients = builder.fdiv(args[1], _splat(builder, args[2], 16))
+        whole = _call(builder, "llvm.rint.v16f32", f32x16.llvm, quotients)
+        _store(builder, builder.trunc(builder.fptosi(whole, i32x16.llvm), _vec(I8, 16)), args[0])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, f32x16, types.float32), codegen
+
+
+@intrinsic
+def keep_alive(typingctx, array):
+    """Hold an array up to here: numba frees it after its last use by name, whatever addresses of it are in use."""
+    return types.void(array), lambda context, builder, signature, args: context.get_dummy_value()
 
 
 @intrinsic

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.addresses import FORMATS, address, addressed, group_scales, has_blocks, row_address
+from qindex_kernels.cpu.addresses import address, addressed, group_scales, has_blocks, kind_of, row_address
 from qindex_kernels.cpu.batch import Bounds, prepared
 from qindex_kernels.cpu.exact import decode_row, decode_scratch, exact_score
 from qindex_kernels.cpu.heap import is_worse, replace_worst, sort_best_first
@@ -103,7 +103,7 @@ def fast_scores(inner, batch, i, offset, rows, first, n, raw, approx, scales, ze
 
 @njit(nogil=True, cache=True)
 def scan(inner, values, offset, rows, ids, allow, bounds, scores, kept, _sources):
-    batch = prepared(values, offset, inner.bias, bounds)
+    batch = prepared(values, offset, inner.bias, inner.step, bounds)
     block = max(16, BLOCK_BYTES // rows.row_bytes // 16 * 16)
     raw, approx, scratch = np.empty(block, np.int32), np.empty(block, np.float32), decode_scratch(rows)
     shape = (block, batch.sums.shape[1]) if has_blocks(rows) and inner.integers != 0 else (0, 0)
@@ -132,11 +132,11 @@ def topk(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """As `reference.topk`, to the bit."""
     # Arrays that may not be written have another type, for which numba would compile another kernel.
-    values, offset = np.require(values, requirements="W"), np.require(offset, requirements="W")
+    values, offset = np.require(values, requirements="CW"), np.require(offset, requirements="CW")
     scores = np.full((len(values), k), -np.inf, np.float32)
     kept = np.full((len(values), k), -1, np.int64)
     addresses, _tail = addressed(rows)
-    functions = inner(FORMATS[rows.kind].kind)
+    functions = inner(kind_of(rows))
     limits = bounds(rows, max_norm)
     scan(functions, values, offset, addresses, address(ids), address(allow), limits, scores, kept, SOURCES)
     return kept, scores
@@ -144,10 +144,10 @@ def topk(
 
 def bounds(rows: Rows, max_norm: float) -> Bounds:
     """What limits the error of the fast pass over rows."""
-    blocks, kind = rows.block > 0, FORMATS[rows.kind].kind
+    blocks, kind = rows.block > 0, kind_of(rows)
     bias = 0.0 if rows.bias is None or not len(rows.bias) else max(float(rows.bias.max()), -float(rows.bias.min()))
-    # A row scale times the smallest level is at most the norm of a row, without block scales between them.
+    # A row scale times the smallest level is at most the norm of a row, unless block scales or float32 make that tiny.
     scale = max_norm * 2.0**36
-    if blocks:
+    if blocks or rows.kind == "float32":
         scale = 1.0 if rows.scale is None or not len(rows.scale) else float(np.abs(rows.scale).max())
     return Bounds(max_norm, bias, scale, rows.kind == "sign" and not blocks, kind in INTEGER_KINDS)

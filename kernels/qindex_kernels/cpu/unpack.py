@@ -1,6 +1,6 @@
-"""From packed codes to registers: 64 unsigned bytes for integer sums, or 16 float32 numbers.
+"""From packed codes to registers: unsigned bytes for integer sums, or 16 float32 numbers.
 
-Both words take the kind of a row as a literal, so each kernel holds the code of one kind. Dimensions come out in order.
+Words take the kind of a row as a literal, so each inner loop holds the code of one kind.
 Packing: kernels/README.md.
 """
 
@@ -17,31 +17,47 @@ from qindex_kernels.cpu.simd import (
     I32,
     _call,
     _const,
+    _dot_u8i8,
     _join,
     _load,
     _peek,
     _shuffle,
     _slice,
+    _store,
     _vec,
     f32x16,
+    i32x16,
+    poke_f32,
+    store_f32,
     u8x64,
 )
 from qindex_kernels.cpu.target import PATH
 
 # Which numbers a row holds. BITSn is an integer of n bits: a place in a table of levels (2 to 4 bits), or a number.
-FLOAT32, FLOAT16, E4M3, E5M2, E3M4, E3M2, E2M3, NF4, INT8, BITS1, BITS2, BITS3, BITS4, BITS5, BITS6, BITS7 = range(16)
+# SPLIT2 and SPLIT4 are BITS2 and BITS4 read in another order, without tables (below).
+FLOAT32, FLOAT16, E4M3, E5M2, E3M4, E3M2, E2M3, NF4, INT8 = range(9)
+BITS1, BITS2, BITS3, BITS4, BITS5, BITS6, BITS7, SPLIT2, SPLIT4 = range(9, 18)
 
 # The widths of the planes that the codes of a kind lie in.
 PLANES = (
     (32,), (16,), (8,), (8,), (8,), (4, 2), (4, 2), (4,), (8,), (1,), (2,), (2, 1), (4,), (4, 1), (4, 2), (4, 2, 1),
+    (2,), (4,),
 )  # fmt: skip
 
 TABLES = (BITS2, BITS3, BITS4)  # kinds whose levels are int8 numbers in memory
 
-# codes64 gives bytes u; the integer u - BIAS times INTEGER_UNIT (else 1) is the level. nf4's levels are rounded, by
-# 1 / 254 at most; the small floats of 8 bits have no such integers.
-BIAS = {INT8: 128, BITS1: 1, BITS2: 128, BITS3: 128, BITS4: 128, BITS5: 16, BITS6: 32, BITS7: 64, E2M3: 64, NF4: 128}
+# Integer sums are of bytes u; the integer u - BIAS times INTEGER_UNIT (else 1) is the level. Those of nf4 are rounded,
+# by 1 / 254 at most; the small floats of 8 bits have no such integers.
+BIAS = {
+    INT8: 128, BITS1: 1, BITS2: 128, BITS3: 128, BITS4: 128, BITS5: 16, BITS6: 32, BITS7: 64, E2M3: 64, NF4: 128,
+    SPLIT2: 2, SPLIT4: 8,
+}  # fmt: skip
 INTEGER_UNIT = {E2M3: 1 / 8, NF4: 1 / 127}
+
+# Dimensions that an integer step takes. The split kinds load a register of codes and cut it by masks: of its 128 (256)
+# dimensions first come those that are 0 modulo 2 (4), then those that are 1, ... Queries are put in this order too.
+STEPS = {SPLIT2: 256, SPLIT4: 128}
+STEP = tuple(STEPS.get(kind, 64) for kind in range(len(PLANES)))
 
 NF4_LEVELS = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
@@ -144,7 +160,7 @@ def _constant_table(values):
 
 @intrinsic(prefer_literal=True)
 def load_table(typingctx, kind, address):
-    """The levels of a kind at an address, as `codes64` and `decode16` want them: int8 + 128, repeated."""
+    """The levels of a kind at an address, as the other words want them: int8 + 128, repeated."""
     if not _is_literal(kind):
         return None
     bits = kind.literal_value - BITS1 + 1
@@ -159,41 +175,72 @@ def load_table(typingctx, kind, address):
     return u8x64(kind, types.intp), codegen
 
 
-# --- 64 bytes -------------------------------------------------------------------------------------------------------
+# --- bytes ----------------------------------------------------------------------------------------------------------
+
+
+def _integer_steps(builder, kind, row, dim, at, table):
+    """The integers, plus BIAS, of the STEP dimensions from `at` on: one vector of 64 bytes, or more for split kinds."""
+    if kind not in BIAS:
+        return [_const(u8x64.llvm, 0)]  # only in branches that this kind never takes
+    if kind in STEPS:
+        (width,) = PLANES[kind]
+        at = builder.lshr(builder.mul(at, at.type(width)), at.type(3))
+        codes = _load(builder, builder.add(row, at), _vec(I16, 32))
+        mask = _const(u8x64.llvm, (1 << width) - 1)
+        parts = [builder.lshr(codes, _const(codes.type, shift)) for shift in range(0, 8, width)]
+        return [builder.and_(builder.bitcast(part, u8x64.llvm), mask) for part in parts]
+    codes = _codes(builder, kind, row, dim, at, 64)
+    if kind == INT8:
+        return [builder.xor(codes, _const(u8x64.llvm, 0x80))]
+    if kind == BITS1:
+        return [builder.add(codes, codes)]
+    if kind in TABLES:
+        return [_lookup(builder, table, codes)]
+    if kind == NF4:
+        return [_lookup(builder, _constant_table([round(127 * level) + 128 for level in NF4_LEVELS]), codes)]
+    if kind == E2M3:
+        low = builder.and_(codes, _const(u8x64.llvm, 15))
+        halves = [_lookup(builder, _constant_table(_E2M3_EIGHTHS[i : i + 16]), low) for i in (0, 16)]
+        size = builder.select(_bit(builder, codes, 4), halves[1], halves[0])
+        middle = _const(u8x64.llvm, 64)
+        return [builder.select(_bit(builder, codes, 5), builder.sub(middle, size), builder.add(middle, size))]
+    return [codes]
 
 
 @intrinsic(prefer_literal=True)
-def codes64(typingctx, kind, row, dim, at, table):
-    """The integer levels of dimensions `at` to `at + 63` of a row, plus BIAS[kind], as unsigned bytes.
+def add_dots(typingctx, kind, sums, row, dim, at, table, query):
+    """sums + the products of the integers of a row, plus BIAS, and the int8 query, of STEP dimensions from `at` on.
 
-    `at` is a multiple of 64; `table` comes from `load_table`.
+    `at` is a multiple of STEP; `table` comes from `load_table`; the query lies in the order of the kind.
     """
     if not _is_literal(kind):
         return None
     value = kind.literal_value
 
     def codegen(context, builder, signature, args):
-        _kind, row, dim, at, table = args
-        if value not in BIAS:
-            return _const(u8x64.llvm, 0)  # only in branches that this kind never takes
-        codes = _codes(builder, value, row, dim, at, 64)
-        if value == INT8:
-            return builder.xor(codes, _const(u8x64.llvm, 0x80))
-        if value == BITS1:
-            return builder.add(codes, codes)
-        if value in TABLES:
-            return _lookup(builder, table, codes)
-        if value == NF4:
-            return _lookup(builder, _constant_table([round(127 * level) + 128 for level in NF4_LEVELS]), codes)
-        if value == E2M3:
-            low = builder.and_(codes, _const(u8x64.llvm, 15))
-            halves = [_lookup(builder, _constant_table(_E2M3_EIGHTHS[i : i + 16]), low) for i in (0, 16)]
-            size = builder.select(_bit(builder, codes, 4), halves[1], halves[0])
-            middle = _const(u8x64.llvm, 64)
-            return builder.select(_bit(builder, codes, 5), builder.sub(middle, size), builder.add(middle, size))
-        return codes
+        _kind, sums, row, dim, at, table, query = args
+        for i, codes in enumerate(_integer_steps(builder, value, row, dim, at, table)):
+            here = builder.add(query, builder.add(at, at.type(64 * i)))
+            sums = _dot_u8i8(builder, sums, codes, _load(builder, here, u8x64.llvm))
+        return sums
 
-    return u8x64(kind, types.intp, types.intp, types.intp, u8x64), codegen
+    return i32x16(kind, i32x16, types.intp, types.intp, types.intp, u8x64, types.intp), codegen
+
+
+@intrinsic(prefer_literal=True)
+def store_integers(typingctx, kind, row, dim, at, table, out):
+    """Write the integers, plus BIAS, of STEP dimensions from `at` on to `out + at`, in the order of the kind."""
+    if not _is_literal(kind):
+        return None
+    value = kind.literal_value
+
+    def codegen(context, builder, signature, args):
+        _kind, row, dim, at, table, out = args
+        for i, codes in enumerate(_integer_steps(builder, value, row, dim, at, table)):
+            _store(builder, codes, builder.add(out, builder.add(at, at.type(64 * i))))
+        return context.get_dummy_value()
+
+    return types.void(kind, types.intp, types.intp, types.intp, u8x64, types.intp), codegen
 
 
 # --- 16 float32 numbers ---------------------------------------------------------------------------------------------
@@ -291,6 +338,8 @@ def scale1(typingctx, kind, address):
             code = builder.zext(_peek(builder, address, I8), I32)
             normal = builder.shl(code, I32(23))
             return builder.bitcast(builder.select(builder.icmp_unsigned("==", code, I32(0)), I32(1 << 22), normal), F32)
+        if value == SCALE_FLOAT16 and PATH != "portable":
+            return builder.fpext(_peek(builder, address, F16), F32)
         bits, top = (16, 13) if value == SCALE_FLOAT16 else (8, 20)
         word = builder.zext(_peek(builder, address, ir.IntType(bits)), I32)
         sign = builder.shl(builder.lshr(word, I32(bits - 1)), I32(31))
@@ -299,6 +348,32 @@ def scale1(typingctx, kind, address):
         return builder.fmul(number, F32(2.0**112 if value == SCALE_FLOAT16 else 2.0**120))
 
     return types.float32(kind, types.intp), codegen
+
+
+@intrinsic(prefer_literal=True)
+def scale16(typingctx, kind, address):
+    """Sixteen block scales from an address on."""
+    if not _is_literal(kind):
+        return None
+    value = kind.literal_value
+
+    def codegen(context, builder, signature, args):
+        address = args[1]
+        if value == SCALE_FLOAT32:
+            return _load(builder, address, f32x16.llvm)
+        if value == SCALE_FLOAT16:
+            return _half_to_f32(builder, _load(builder, address, _vec(I16, 16)))
+        codes = _load(builder, address, _vec(I8, 16))
+        if value == SCALE_E4M3:
+            return builder.fmul(
+                _half_to_f32(builder, _half_bits(builder, E4M3, codes)), _const(f32x16.llvm, UNIT[E4M3])
+            )
+        wide = builder.zext(codes, _vec(I32, 16))
+        normal = builder.shl(wide, _const(wide.type, 23))
+        is_zero = builder.icmp_unsigned("==", wide, _const(wide.type, 0))
+        return builder.bitcast(builder.select(is_zero, _const(wide.type, 1 << 22), normal), f32x16.llvm)
+
+    return f32x16(kind, types.intp), codegen
 
 
 @njit(inline="always")
@@ -311,3 +386,23 @@ def scale_at(kind, address, index):
     if kind == SCALE_FLOAT32:
         return scale1(SCALE_FLOAT32, address + 4 * index)
     return scale1(SCALE_E4M3, address + index)
+
+
+@njit
+def decode_scales(kind, address, index, n, out):
+    """Numbers `index` to `index + n - 1` of a level of a scale tree, as float32 to an address."""
+    whole = n // 16 * 16
+    if kind == SCALE_E8M0:
+        for i in range(0, whole, 16):
+            store_f32(out + 4 * i, scale16(SCALE_E8M0, address + index + i))
+    elif kind == SCALE_FLOAT16:
+        for i in range(0, whole, 16):
+            store_f32(out + 4 * i, scale16(SCALE_FLOAT16, address + 2 * (index + i)))
+    elif kind == SCALE_FLOAT32:
+        for i in range(0, whole, 16):
+            store_f32(out + 4 * i, scale16(SCALE_FLOAT32, address + 4 * (index + i)))
+    else:
+        for i in range(0, whole, 16):
+            store_f32(out + 4 * i, scale16(SCALE_E4M3, address + index + i))
+    for i in range(whole, n):
+        poke_f32(out + 4 * i, scale_at(kind, address, index + i))
