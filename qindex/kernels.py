@@ -211,6 +211,10 @@ def _topk(queries: Queries, codes: Codes, k: int, ids: NDArray[np.int64], allow:
     function = _backend.function("topk", "topk", codes.format.name, work_bytes)
     rows, values = _rows(codes), _in_the_space_of(codes, queries.values)
 
+    n_parts = max(1, min(threads.count, work_bytes // _SPLIT_BYTES))
+    if n_parts == 1:
+        return Matches(*function(rows, values, queries.offset, ids, allow, k, codes.max_norm))
+
     def run(query_part: slice, row_part: slice) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         found, scores = function(
             rows.part(row_part),
@@ -223,13 +227,10 @@ def _topk(queries: Queries, codes: Codes, k: int, ids: NDArray[np.int64], allow:
         )
         return np.where(found >= 0, found + row_part.start, -1), scores
 
-    n_parts = max(1, min(threads.count, work_bytes // _SPLIT_BYTES))
     if len(queries) >= 4 * n_parts:  # each thread takes some queries over all rows
         found = threads.map(run, [(part, slice(0, len(codes))) for part in split(len(queries), n_parts)])
         return Matches(np.concatenate([rows for rows, _ in found]), np.concatenate([scores for _, scores in found]))
     found = threads.map(run, [(slice(0, len(queries)), part) for part in split(len(codes), n_parts)])
-    if len(found) == 1:
-        return Matches(*found[0])
     return best(np.hstack([rows for rows, _ in found]), np.hstack([scores for _, scores in found]), k, ids)
 
 
@@ -297,9 +298,11 @@ def matmul(
     function = _backend.function("matmul", name, codes.format.name, work_bytes)
     rows = _rows(codes)
     n_parts = max(1, min(threads.count, codes.data.nbytes * max(len(x) // 8, 1) // _SPLIT_BYTES))
+    if n_parts == 1:
+        return function(rows, x, *options)  # type: ignore[no-any-return]
     parts = split(len(codes), n_parts, _ROW_GROUP)
     found = threads.map(lambda part: function(rows.part(part), x, *options), [(part,) for part in parts])
-    return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+    return np.concatenate(found, axis=1)
 
 
 def _check_dim(values: NDArray[Any], codes: Codes, name: str = "queries") -> None:

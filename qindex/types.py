@@ -159,16 +159,12 @@ class Codes:
             entries = 1 << self.format.bits
             # Kernels look up 64 codes at a time.
             many = -(-self.dim // self.block) if self.block and self.block % 64 == 0 else 1
-            shapes = [(count, entries) for count in (1, many)]
-            if (
-                self.tables.dtype != np.int8
-                or self.tables.shape not in [*shapes, *((n, *shape) for shape in shapes)]
-                or not self.tables.flags.c_contiguous
-            ):
+            shared = [(count, entries) for count in sorted({1, many})]
+            shapes = [*((n, *shape) for shape in shared), *shared]
+            if self.tables.dtype != np.int8 or self.tables.shape not in shapes or not self.tables.flags.c_contiguous:
                 raise ValueError(
-                    f"tables must be C-contiguous int8 ({n}, {f'{many} or ' if many > 1 else ''}1, {entries}), or without "
-                    f"{n} for all rows (one for each block where blocks are a multiple of 64), "
-                    f"got {self.tables.dtype} {self.tables.shape}"
+                    f"tables must be C-contiguous int8 {' or '.join(map(str, shapes))} (one for each block only where "
+                    f"blocks are a multiple of 64), got {self.tables.dtype} {self.tables.shape}"
                 )
 
     def __len__(self) -> int:

@@ -1,8 +1,7 @@
 """Block-scaled codes: their bits, their errors, and that they mean what the kernels' reference reads in them."""
 
-from typing import Any
-
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest

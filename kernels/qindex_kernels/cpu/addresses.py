@@ -1,6 +1,6 @@
 """Rows as the compiled kernels take them: addresses and strides, with room to read whole registers."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -120,7 +120,12 @@ class RowAddresses(NamedTuple):
 
 
 def address(array: NDArray[np.generic] | None) -> int:
-    return 0 if array is None else int(array.__array_interface__["data"][0])
+    return 0 if array is None else int(array.ctypes.data)
+
+
+def writable(array: NDArray[Any]) -> NDArray[Any]:
+    """C-contiguous and writable: other arrays have another type, for which numba would compile another kernel."""
+    return array if array.flags.c_contiguous and array.flags.writeable else np.array(array, order="C")
 
 
 def addressed(rows: Rows) -> tuple[RowAddresses, NDArray[np.uint8]]:

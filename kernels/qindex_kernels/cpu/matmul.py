@@ -20,6 +20,7 @@ from qindex_kernels.cpu.addresses import (
     has_blocks,
     kind_of,
     row_address,
+    writable,
 )
 from qindex_kernels.cpu.batch import SMALLEST_NORMAL, split_order
 from qindex_kernels.cpu.exact import decode_row, decode_scratch
@@ -376,7 +377,7 @@ def matmul(rows: Rows, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     addresses, _tail = addressed(rows)
     out = np.empty((len(x), len(rows.data)), np.float32)
-    x = np.require(x, requirements="CW")
+    x = writable(x)
     float_product(inner(kind_of(rows)), addresses, x, out, SOURCES)
     return out
 
@@ -385,7 +386,7 @@ def matmul_int8(rows: Rows, x: NDArray[np.float32], x_block: int) -> NDArray[np.
     """As `reference.matmul_int8`, to the bit."""
     addresses, _tail = addressed(rows)
     out = np.empty((len(x), len(rows.data)), np.float32)
-    x = np.require(x, requirements="CW")
+    x = writable(x)
     product = integer_gemv if len(x) <= GEMV_QUERIES else integer_product
     product(inner(kind_of(rows)), addresses, x, x_block, out, SOURCES)
     return out

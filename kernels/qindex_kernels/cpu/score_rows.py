@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.addresses import addressed, kind_of
+from qindex_kernels.cpu.addresses import addressed, kind_of, writable
 from qindex_kernels.cpu.exact import decode_scratch, exact_score
 from qindex_kernels.cpu.inner import inner
 from qindex_kernels.cpu.sources import SOURCES
@@ -30,7 +30,7 @@ def score_rows(
     m, dim = values.shape
     padded = np.zeros((m, -(-dim // 32) * 32), np.float32)
     padded[:, :dim] = values
-    offset, chosen = np.require(offset, requirements="CW"), np.require(chosen, requirements="CW")
+    offset, chosen = writable(offset), writable(chosen)
     addresses, _tail = addressed(rows)
     result = np.empty(chosen.shape, np.float32)
     score(inner(kind_of(rows)), padded, offset, addresses, chosen, result, SOURCES)

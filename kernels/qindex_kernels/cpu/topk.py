@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.addresses import address, addressed, group_scales, has_blocks, kind_of, row_address
+from qindex_kernels.cpu.addresses import address, addressed, group_scales, has_blocks, kind_of, row_address, writable
 from qindex_kernels.cpu.batch import Bounds, prepared
 from qindex_kernels.cpu.exact import decode_row, decode_scratch, exact_score
 from qindex_kernels.cpu.heap import is_worse, replace_worst, sort_best_first
@@ -131,8 +131,7 @@ def topk(
     max_norm: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """As `reference.topk`, to the bit."""
-    # Arrays that may not be written have another type, for which numba would compile another kernel.
-    values, offset = np.require(values, requirements="CW"), np.require(offset, requirements="CW")
+    values, offset = writable(values), writable(offset)
     scores = np.full((len(values), k), -np.inf, np.float32)
     kept = np.full((len(values), k), -1, np.int64)
     addresses, _tail = addressed(rows)
