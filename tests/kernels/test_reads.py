@@ -10,58 +10,50 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="protects pages with Linux's mprotect")
 
-FENCED = """
-import ctypes, mmap
-import numpy as np
-
-mprotect = ctypes.CDLL(None).mprotect
-mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-kept = []
-
-def fenced(array, at_end):
-    "A copy of `array` that ends, or begins, where this process may not read."
-    size = -(-array.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
-    memory = mmap.mmap(-1, size + 2 * mmap.PAGESIZE)
-    kept.append(memory)
-    first = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    for page in (first, first + mmap.PAGESIZE + size):
-        assert mprotect(page, mmap.PAGESIZE, 0) == 0
-    begin = mmap.PAGESIZE + (size - array.nbytes if at_end else 0)
-    copy = np.frombuffer(memory, array.dtype, array.size, begin).reshape(array.shape)
-    copy[...] = array
-    return copy
-"""
-
 EVERY_KERNEL = """
-from qindex.formats import FORMATS
+import itertools
+import numpy as np
+from fences import fenced, fenced_rows
+from kernel_rows import INTEGER_KINDS, KINDS, TREES, made
+from qindex_kernels.cpu.matmul import matmul, matmul_int8
 from qindex_kernels.cpu.score_rows import score_rows
 from qindex_kernels.cpu.topk import topk
 
 rng = np.random.default_rng(0)
-for kind, format in FORMATS.items():
-    for dim in (1, 3, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 129):
-        for n in (1, 2, 3, 4, 5, 37):
-            at_end = n < 5 or dim % 2 == 0
-            data = fenced(format.encode(rng.standard_normal((n, dim)).astype(np.float32)), at_end)
-            scale, bias = (fenced(rng.random(n).astype(np.float32), at_end) for _ in range(2))
-            ids, allow = fenced(np.arange(n), at_end), fenced(rng.random(n) < 0.8, at_end)
-            values = fenced(rng.standard_normal((2, dim)).astype(np.float32), at_end)
-            topk(kind, values, np.zeros(2), data, scale, bias, ids, allow, 3, 1e3)
-            score_rows(kind, values, np.zeros(2), data, scale, bias, np.tile(ids, (2, 1)))
-            kept.clear()
+for kind, tree, dim in itertools.product(KINDS, TREES, (1, 3, 17, 48, 64, 65, 129)):
+    some_rows = made(kind, 26, dim, rng, tree)
+    for n, at_end in ((1, True), (3, True), (5, True), (5, False), (26, dim % 2 == 0)):
+        rows = fenced_rows(some_rows.part(slice(0, n)), at_end)
+        ids, allow = fenced(np.arange(n), at_end), fenced(rng.random(n) < 0.8, at_end)
+        x, offset = fenced(rng.standard_normal((5, dim)).astype(np.float32), at_end), fenced(np.zeros(2), at_end)
+        topk(rows, x[:2] if n < 26 else x[3:], offset, ids, allow, 3, 1e6)
+        score_rows(rows, x[:2], offset, fenced(np.tile(ids, (2, 1)), at_end))
+        matmul(rows, x)
+        if kind in INTEGER_KINDS:
+            for some in (x[3:], x):
+                for x_block in {0, rows.block}:
+                    matmul_int8(rows, some, x_block)
 """
 
-ONE_BYTE_TOO_FAR = """
-ctypes.string_at(fenced(np.zeros(3, np.uint8), at_end=True).ctypes.data + 3, 1)
+ONE_BYTE = """
+import ctypes, sys
+import numpy as np
+from fences import fenced
+address = fenced(np.zeros(3, np.uint8), sys.argv[1] == "behind").ctypes.data
+ctypes.string_at(address + {"behind": 3, "before": -1}[sys.argv[1]], 1)
 """
 
 
-def run(script: str) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parents[2]
-    path = os.pathsep.join([str(root), str(root / "kernels"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path}
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    here = Path(__file__).parent
+    root = here.parents[1]
+    path = os.pathsep.join([str(here), str(root), str(root / "kernels"), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
-        [sys.executable, "-c", FENCED + script], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", script, *arguments],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
 
 
@@ -70,5 +62,6 @@ def test_kernels_read_only_their_arrays() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_fence_of_these_tests_kills_who_crosses_it() -> None:
-    assert run(ONE_BYTE_TOO_FAR).returncode == -signal.SIGSEGV
+@pytest.mark.parametrize("side", ["behind", "before"])
+def test_the_fence_of_these_tests_kills_who_crosses_it(side: str) -> None:
+    assert run(ONE_BYTE, side).returncode == -signal.SIGSEGV

@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from qindex_kernels.cpu.sources import helper
 from qindex_kernels.cpu.unpack import (
     BITS1,
     BITS2,
@@ -213,7 +214,7 @@ def has_blocks(rows):
     return rows.fine != 0 or rows.zero != 0 or rows.table_block != 0
 
 
-@njit
+@helper
 def block_scales(rows, row, scales, zeros):
     """The scale and the zero of each block of a row."""
     if rows.fine != 0:
@@ -227,7 +228,7 @@ def block_scales(rows, row, scales, zeros):
         decode_scales(rows.zero_kind, rows.zero, row * rows.zero_row, rows.blocks, zeros.ctypes.data)
 
 
-@njit
+@helper
 def group_scales(rows, row, scales, zeros):
     """The same for each 16 dimensions; what is behind the last block stays as it was. `scales` has room for blocks."""
     per_block = rows.block // 16

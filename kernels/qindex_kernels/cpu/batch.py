@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from qindex_kernels.cpu.sources import helper
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 
@@ -31,23 +32,35 @@ class Batch(NamedTuple):
     margin: NDArray[np.float64]
 
 
-@njit
-def prepared(values, offset, bias, step_length, bounds):
-    """Pad the queries, give them an int8 form, and bound the error of each query's fast scores.
+def empty_batch(values: NDArray[np.float32], step: int) -> Batch:
+    """Room for queries whose rows are read `step` dimensions at a time."""
+    m, dim = values.shape
+    width = -(-dim // step) * step
+    padded = np.zeros((m, width), np.float32)
+    padded[:, :dim] = values
+    return Batch(
+        values=padded,
+        fast=np.zeros((m, width), np.int8),
+        starts=np.zeros((m, width // 4), np.int32),
+        sums=np.zeros((m, -(-dim // 256) * 16), np.float32),
+        shift=np.zeros(m, np.int64),
+        step=np.ones(m, np.float32),
+        margin=np.empty(m),
+    )
+
+
+@helper
+def prepare(batch, dim, offset, bias, step_length, bounds):
+    """Fill a batch: give each query an int8 form, and bound the error of its fast scores.
 
     `bias` and `step_length` are BIAS and STEP of unpack.py.
     """
-    m, dim = values.shape
-    width = (dim + step_length - 1) // step_length * step_length
-    padded, fast = np.zeros((m, width), np.float32), np.zeros((m, width), np.int8)
-    starts, sums = np.zeros((m, width // 4), np.int32), np.zeros((m, (dim + 255) // 256 * 16), np.float32)
-    shift, step = np.zeros(m, np.int64), np.ones(m, np.float32)
-    margin = np.empty(m, np.float64)
-    for i in range(m):
+    padded, fast, starts, sums = batch.values, batch.fast, batch.starts, batch.sums
+    shift, step, margin = batch.shift, batch.step, batch.margin
+    for i in range(len(padded)):
         largest, squares = np.float32(0), 0.0
         for d in range(dim):
-            value = values[i, d]
-            padded[i, d] = value
+            value = padded[i, d]
             largest = max(largest, abs(value))
             squares += np.float64(value) * np.float64(value)
         if largest / np.float32(127) >= SMALLEST_NORMAL:  # else the int8 form is zero and misses the whole query
@@ -77,16 +90,16 @@ def prepared(values, offset, bias, step_length, bounds):
         margin[i] += dim * SMALLEST_NORMAL * (1 + np.float64(largest)) * (1 + bounds.scale * 2.0**14)
     if step_length > 64:
         split_order(fast, step_length)
-    return Batch(padded, fast, starts, sums, shift, step, margin)
 
 
-@njit
+@helper
 def split_order(codes, step):
     """Put queries in the order in which split kinds (unpack.py) read rows, in place."""
     apart = step // 64
     before = np.empty(step, np.int8)
     for i in range(len(codes)):
         for start in range(0, codes.shape[1], step):
-            before[:] = codes[i, start : start + step]
-            for part in range(apart):
-                codes[i, start + 64 * part : start + 64 * (part + 1)] = before[part::apart]
+            for d in range(step):
+                before[d] = codes[i, start + d]
+            for d in range(step):
+                codes[i, start + d % apart * 64 + d // apart] = before[d]

@@ -8,14 +8,15 @@ order, then halves added to halves. Queries are padded with zeros to whole regis
 """
 
 import numpy as np
-from numba import njit
+from numpy.typing import NDArray
 
 from qindex_kernels.cpu.addresses import group_scales, has_blocks, row_address
 from qindex_kernels.cpu.inner import call
 from qindex_kernels.cpu.simd import add_products_f64, load_f32, peek_f32, sum_f64, zero_f64
+from qindex_kernels.cpu.sources import helper
 
 
-@njit
+@helper
 def decode_row(inner, rows, row, numbers, scratch):
     """Write the numbers of a row to an address, which has room for whole registers."""
     scales, zeros = 0, 0
@@ -27,13 +28,12 @@ def decode_row(inner, rows, row, numbers, scratch):
     call(inner.decode, (at, rows.dim, table, rows.table_block, rows.block, unit, scales, zeros, np.intp(numbers)))
 
 
-@njit
-def decode_scratch(rows):
+def decode_scratch(dim: int) -> NDArray[np.float32]:
     """Room for `decode_row`: the scales and the zeros of blocks, and a row of numbers."""
-    return np.zeros((3, (rows.dim + 63) // 64 * 64), np.float32)
+    return np.zeros((3, -(-dim // 64) * 64), np.float32)
 
 
-@njit
+@helper
 def exact_score(inner, query, offset, rows, row, scratch):
     """The score that this module's docstring defines, of one row."""
     numbers = scratch[2].ctypes.data

@@ -1,11 +1,10 @@
 """The k best rows so far, as a heap whose root is the worst of them. Ties go to the smaller id."""
 
-from numba import njit
-
 from qindex_kernels.cpu.simd import peek_i64
+from qindex_kernels.cpu.sources import helper
 
 
-@njit
+@helper
 def is_worse(score, row, other_score, other_row, ids):
     """Whether (score, row) comes after (other_score, other_row) in the ranking. Row -1, an empty place, comes last."""
     if score != other_score:
@@ -15,7 +14,7 @@ def is_worse(score, row, other_score, other_row, ids):
     return peek_i64(ids + 8 * row) > peek_i64(ids + 8 * other_row)
 
 
-@njit
+@helper
 def replace_worst(scores, kept, score, row, ids):
     """Put a better row in the place of the heap's root, the worst of the k kept so far."""
     k = len(scores)
@@ -33,7 +32,7 @@ def replace_worst(scores, kept, score, row, ids):
     scores[at], kept[at] = score, row
 
 
-@njit
+@helper
 def sort_best_first(all_scores, all_kept, ids):
     """Turn each heap into a ranking: the worst of what is left goes to the end of what is left."""
     for i in range(len(all_scores)):

@@ -48,7 +48,7 @@ INTEGER_KINDS = frozenset(BIAS) - {NF4}
 
 
 class Inner(NamedTuple):
-    """The addresses of the functions for one kind; 0 for one that the kind has not."""
+    """The addresses of the functions for one kind; 0 for one that was not asked for, or that the kind has not."""
 
     dots: int
     float_dots: int
@@ -62,19 +62,16 @@ class Inner(NamedTuple):
 
 
 @cache
-def inner(kind: int) -> Inner:
+def inner(kind: int, *names: str) -> Inner:
+    """The functions of a kind by name; `dots` stands for those that fit, `float_dots` for kinds without integers."""
     integers = kind in INTEGER_KINDS
-    return Inner(
-        dots=dots(kind).address if kind in BIAS else 0,
-        float_dots=0 if integers else float_dots(kind).address,
-        block_dots=block_dots(kind).address if integers else 0,
-        block_sums=block_sums(kind).address if kind in BIAS else 0,
-        unpack=unpack(kind).address if kind in BIAS else 0,
-        decode=decode(kind).address,
-        integers=int(integers),
-        bias=BIAS.get(kind, 0),
-        step=STEP[kind],
-    )
+    compiled = dict.fromkeys(Inner._fields, 0)
+    for name in names:
+        if name == "decode" or kind in BIAS:
+            compiled[name] = _FUNCTIONS[name](kind).address
+        if name in ("dots", "block_dots") and not integers:
+            compiled["float_dots"] = float_dots(kind).address
+    return Inner(**{**compiled, "integers": int(integers), "bias": BIAS.get(kind, 0), "step": STEP[kind]})
 
 
 def _inner(n_arguments: int) -> Any:
@@ -255,6 +252,9 @@ def decode(kind: int) -> Any:
             store_f32(out + 64 * group, numbers)
 
     return numbers_of_row
+
+
+_FUNCTIONS = {"dots": dots, "block_dots": block_dots, "block_sums": block_sums, "unpack": unpack, "decode": decode}
 
 
 @intrinsic

@@ -4,19 +4,17 @@ The score is that of `topk`, by the same function; rows are read where they lie.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from qindex_kernels.cpu.addresses import addressed, kind_of, writable
 from qindex_kernels.cpu.exact import decode_scratch, exact_score
 from qindex_kernels.cpu.inner import inner
-from qindex_kernels.cpu.sources import SOURCES
+from qindex_kernels.cpu.sources import kernel
 from qindex_kernels.layout import Rows
 
 
-@njit(nogil=True, cache=True)
-def score(inner, values, offset, rows, chosen, result, _sources):
-    scratch = decode_scratch(rows)
+@kernel
+def score(inner, values, offset, rows, chosen, scratch, result):
     for i in range(len(values)):
         query = values[i].ctypes.data
         for j in range(chosen.shape[1]):
@@ -33,5 +31,5 @@ def score_rows(
     offset, chosen = writable(offset), writable(chosen)
     addresses, _tail = addressed(rows)
     result = np.empty(chosen.shape, np.float32)
-    score(inner(kind_of(rows)), padded, offset, addresses, chosen, result, SOURCES)
+    score(inner(kind_of(rows), "decode"), padded, offset, addresses, chosen, decode_scratch(dim), result)
     return result

@@ -378,12 +378,6 @@ def store_quotients(typingctx, address, a, step):
 
 
 @intrinsic
-def keep_alive(typingctx, array):
-    """Hold an array up to here: numba frees it after its last use by name, whatever addresses of it are in use."""
-    return types.void(array), lambda context, builder, signature, args: context.get_dummy_value()
-
-
-@intrinsic
 def add_scaled(typingctx, acc, sums, scales):
     """`acc + sums * scale` for int32 sums of 64 dimensions and the float32 scales of each 16 at an address."""
 

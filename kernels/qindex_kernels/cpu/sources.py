@@ -1,10 +1,27 @@
-"""A checksum of the kernels' sources, for the key under which numba caches them.
+"""How kernels are compiled and kept.
 
 numba checks a cached kernel against the file that defines it, not against the files it is built from: after an upgrade
-that changes only a word of `simd`, it would go on using the old one. Kernels therefore close over this number.
+that changes only a word of `simd`, it would go on using the old one. It does look at the cells of a closure, though.
 """
 
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from types import CellType, FunctionType
+from typing import Any
+
+from numba import njit
 
 SOURCES = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+
+# A function that only kernels call: it needs no way in from Python, which would take as long to compile as the rest.
+helper = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def kernel(function: FunctionType) -> Callable[..., Any]:
+    """A function that Python calls: compiled when first called, kept on disk under a key with SOURCES."""
+    code = function.__code__.replace(co_freevars=("sources",))
+    keyed = FunctionType(code, function.__globals__, function.__name__, None, (CellType(SOURCES),))
+    keyed.__doc__ = function.__doc__
+    compiled: Callable[..., Any] = njit(nogil=True, cache=True)(keyed)
+    return compiled

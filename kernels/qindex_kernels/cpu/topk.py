@@ -10,25 +10,36 @@ on every target. Ties go to the smaller id.
 A block of rows is small enough to stay in the L1 or L2 cache while every query passes over it.
 """
 
+from typing import NamedTuple
+
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.addresses import address, addressed, group_scales, has_blocks, kind_of, row_address, writable
-from qindex_kernels.cpu.batch import Bounds, prepared
+from qindex_kernels.cpu.addresses import (
+    RowAddresses,
+    address,
+    addressed,
+    group_scales,
+    has_blocks,
+    kind_of,
+    row_address,
+    writable,
+)
+from qindex_kernels.cpu.batch import Bounds, empty_batch, prepare
 from qindex_kernels.cpu.exact import decode_row, decode_scratch, exact_score
 from qindex_kernels.cpu.heap import is_worse, replace_worst, sort_best_first
 from qindex_kernels.cpu.inner import INTEGER_KINDS, call, inner
 from qindex_kernels.cpu.simd import any_at_least, fma_f32, load_f32, peek_f32, peek_u8, store_sums_f32, zero_f32
-from qindex_kernels.cpu.sources import SOURCES
+from qindex_kernels.cpu.sources import helper, kernel
 from qindex_kernels.layout import Rows
 
 BLOCK_BYTES = 1 << 15  # of codes: L1 keeps them beside the query and the scores
 
 
-@njit
-def refine(inner, approx, n, first, query, margin, offset, rows, ids, allow, scores, kept, scratch):
+@helper
+def refine(inner, batch, i, offset, rows, first, n, ids, allow, scores, kept, scratch):
     """Score exactly, and keep if good enough, each row of the block that its fast score does not rule out."""
+    approx, query, margin = scratch.approx, batch.values[i].ctypes.data, batch.margin[i]
     threshold = np.float32(scores[0] - margin)
     for group in range(0, n, 16):
         if not any_at_least(approx.ctypes.data + 4 * group, threshold):
@@ -37,13 +48,13 @@ def refine(inner, approx, n, first, query, margin, offset, rows, ids, allow, sco
             row = first + j
             if approx[j] < threshold or (allow != 0 and peek_u8(allow + row) == 0):
                 continue
-            score = exact_score(inner, query, offset, rows, row, scratch)
+            score = exact_score(inner, query, offset, rows, row, scratch.decoded)
             if is_worse(scores[0], kept[0], score, row, ids):
                 replace_worst(scores, kept, score, row, ids)
                 threshold = np.float32(scores[0] - margin)
 
 
-@njit
+@helper
 def finish(raw, approx, n, first, shift, factor, offset, rows):
     """Fast scores from raw dot products: approx = (raw + shift) * factor * scale + (bias + offset)."""
     factor, offset = np.float32(factor), np.float32(offset)
@@ -61,15 +72,16 @@ def finish(raw, approx, n, first, shift, factor, offset, rows):
         approx[j] = -np.inf
 
 
-@njit
-def fast_scores(inner, batch, i, offset, rows, first, n, raw, approx, scales, zeros, scratch):
-    """Fast scores of a block of rows for query i. `scales` and `zeros` are those of the block's rows."""
+@helper
+def fast_scores(inner, batch, i, offset, rows, first, n, scratch):
+    """Fast scores of a block of rows for query i."""
+    raw, approx, scales, zeros = scratch.raw, scratch.approx, scratch.scales, scratch.zeros
     at, query = row_address(rows, first), batch.values[i].ctypes.data
     tables, dim, row_bytes = rows.table + first * rows.table_row, rows.dim, rows.row_bytes
     if inner.integers == 0 and has_blocks(rows):
-        numbers = scratch[2].ctypes.data
+        numbers = scratch.decoded[2].ctypes.data
         for j in range(n):
-            decode_row(inner, rows, first + j, numbers, scratch)
+            decode_row(inner, rows, first + j, numbers, scratch.decoded)
             total = zero_f32()
             for line in range(0, 4 * dim, 64):
                 total = fma_f32(total, load_f32(numbers + line), load_f32(query + line))
@@ -101,23 +113,40 @@ def fast_scores(inner, batch, i, offset, rows, first, n, raw, approx, scales, ze
         finish(raw, approx, n, first, batch.shift[i], batch.step[i] * rows.integer_unit, offset, rows)
 
 
-@njit(nogil=True, cache=True)
-def scan(inner, values, offset, rows, ids, allow, bounds, scores, kept, _sources):
-    batch = prepared(values, offset, inner.bias, inner.step, bounds)
-    block = max(16, BLOCK_BYTES // rows.row_bytes // 16 * 16)
-    raw, approx, scratch = np.empty(block, np.int32), np.empty(block, np.float32), decode_scratch(rows)
-    shape = (block, batch.sums.shape[1]) if has_blocks(rows) and inner.integers != 0 else (0, 0)
-    scales, zeros = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+class Scratch(NamedTuple):
+    """Room for one block of rows."""
+
+    raw: NDArray[np.int32]
+    approx: NDArray[np.float32]
+    decoded: NDArray[np.float32]  # exact.decode_scratch
+    scales: NDArray[np.float32]  # of rows with block scales, one for each 16 dimensions
+    zeros: NDArray[np.float32]
+
+
+def scratch_for(rows: RowAddresses, block: int, with_scales: bool) -> Scratch:
+    shape = (block, -(-rows.dim // 256) * 16) if with_scales else (0, 0)
+    return Scratch(
+        raw=np.empty(block, np.int32),
+        approx=np.empty(block + 4, np.float32),  # sums are stored four at a time
+        decoded=decode_scratch(rows.dim),
+        scales=np.zeros(shape, np.float32),
+        zeros=np.zeros(shape, np.float32),
+    )
+
+
+@kernel
+def scan(inner, batch, offset, rows, ids, allow, bounds, scratch, scores, kept):
+    prepare(batch, rows.dim, offset, inner.bias, inner.step, bounds)
+    block = len(scratch.raw)
     for start, stop in ((0, rows.tail_start), (rows.tail_start, rows.n)):
         for first in range(start, stop, block):
             n = min(block, stop - first)
-            if shape[0] > 0:
+            if len(scratch.scales) > 0:
                 for j in range(n):
-                    group_scales(rows, first + j, scales[j], zeros[j])
-            for i in range(len(values)):
-                fast_scores(inner, batch, i, offset[i], rows, first, n, raw, approx, scales, zeros, scratch)
-                query, margin = batch.values[i].ctypes.data, batch.margin[i]
-                refine(inner, approx, n, first, query, margin, offset[i], rows, ids, allow, scores[i], kept[i], scratch)
+                    group_scales(rows, first + j, scratch.scales[j], scratch.zeros[j])
+            for i in range(len(offset)):
+                fast_scores(inner, batch, i, offset[i], rows, first, n, scratch)
+                refine(inner, batch, i, offset[i], rows, first, n, ids, allow, scores[i], kept[i], scratch)
     sort_best_first(scores, kept, ids)
 
 
@@ -131,13 +160,16 @@ def topk(
     max_norm: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """As `reference.topk`, to the bit."""
-    values, offset = writable(values), writable(offset)
+    offset = writable(offset)
     scores = np.full((len(values), k), -np.inf, np.float32)
     kept = np.full((len(values), k), -1, np.int64)
     addresses, _tail = addressed(rows)
-    functions = inner(kind_of(rows))
+    functions = inner(kind_of(rows), "block_dots" if rows.block else "dots", "decode")
+    batch = empty_batch(values, functions.step)
+    block = max(16, BLOCK_BYTES // addresses.row_bytes // 16 * 16)
+    scratch = scratch_for(addresses, block, rows.block > 0 and functions.integers > 0)
     limits = bounds(rows, max_norm)
-    scan(functions, values, offset, addresses, address(ids), address(allow), limits, scores, kept, SOURCES)
+    scan(functions, batch, offset, addresses, address(ids), address(allow), limits, scratch, scores, kept)
     return kept, scores
 
 

@@ -31,6 +31,7 @@ from qindex_kernels.cpu.simd import (
     store_f32,
     u8x64,
 )
+from qindex_kernels.cpu.sources import helper
 from qindex_kernels.cpu.target import PATH
 
 # Which numbers a row holds. BITSn is an integer of n bits: a place in a table of levels (2 to 4 bits), or a number.
@@ -388,7 +389,7 @@ def scale_at(kind, address, index):
     return scale1(SCALE_E4M3, address + index)
 
 
-@njit
+@helper
 def decode_scales(kind, address, index, n, out):
     """Numbers `index` to `index + n - 1` of a level of a scale tree, as float32 to an address."""
     whole = n // 16 * 16

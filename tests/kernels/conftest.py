@@ -1,0 +1,6 @@
+"""Lets the checks of this folder import what they share: `kernel_rows` and `fences`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
