@@ -29,7 +29,7 @@ from qindex.threads import set_threads, split, threads
 from qindex.types import BlockValues, Codes, Matches, Queries, Vectors
 from qindex_kernels.layout import Level, Rows
 
-__all__ = ["best", "matmul", "path", "score_rows", "scores", "set_threads", "topk", "warmup"]
+__all__ = ["agree", "best", "machine", "matmul", "path", "score_rows", "scores", "set_threads", "topk", "warmup"]
 
 logger = logging.getLogger(__name__)
 
@@ -303,6 +303,40 @@ def matmul(
     parts = split(len(codes), n_parts, _ROW_GROUP)
     found = threads.map(lambda part: function(rows.part(part), x, *options), [(part,) for part in parts])
     return np.concatenate(found, axis=1)
+
+
+def machine() -> dict[str, str]:
+    """What the kernels run on: processor, vector instructions, path, threads, and where compiled kernels are kept."""
+    if forced() == "reference" or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
+        return {"kernels": "reference (NumPy)", "threads": str(threads.count)}
+    found = path()
+    llvm = importlib.import_module("llvmlite.binding")
+    known = ("sse4.2", "avx", "f16c", "fma", "avx2", "avxvnni", "neon", "dotprod", "i8mm", "bf16")
+    features = [
+        name for name, has in llvm.get_host_cpu_features().items() if has and (name in known or "avx512" in name)
+    ]
+    scan = importlib.import_module("qindex_kernels.cpu.topk").scan
+    return {
+        "processor": llvm.get_host_cpu_name(),
+        "instructions": " ".join(sorted(features)),
+        "kernels": found,
+        "threads": str(threads.count),
+        "cache": str(scan.stats.cache_path),
+    }
+
+
+def agree(queries: Queries, codes: Codes) -> bool:
+    """Whether the compiled kernels give, to the bit, what NumPy gives: top-k, and int8 products where codes have them."""
+    reference = importlib.import_module("qindex_kernels.reference")
+    rows, values = _rows(codes), _in_the_space_of(codes, queries.values)
+    k, ids = min(10, len(codes)), np.arange(len(codes))
+    wanted = [*reference.topk(rows, values, queries.offset, ids, None, k, codes.max_norm)]
+    function = _backend.function("topk", "topk", codes.format.name, float("inf"))
+    found = [*function(rows, values, queries.offset, ids, None, k, codes.max_norm)]
+    if _has_integers(codes.format.name):
+        wanted.append(reference.matmul_int8(rows, values, 0))
+        found.append(_backend.function("matmul", "matmul_int8", codes.format.name, float("inf"))(rows, values, 0))
+    return all(map(np.array_equal, found, wanted))
 
 
 def _check_dim(values: NDArray[Any], codes: Codes, name: str = "queries") -> None:

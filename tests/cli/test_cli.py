@@ -138,9 +138,16 @@ def test_a_folder_with_other_things_is_refused(tmp_path):
     assert "neither empty nor a collection" in fails("demo", "--out", tmp_path)
 
 
+def test_the_doctor_finds_the_kernels_of_this_machine_right():
+    result = run("doctor")
+    assert result.exit_code == 0, result.stderr
+    assert re.search(r"^kernels +(avx512|avx2|portable)$", result.stdout, re.MULTILINE)
+    assert re.search(r"^self-check +(\d+) of \1 agree with NumPy", result.stdout, re.MULTILINE)
+
+
 def test_version_and_help():
     assert re.fullmatch(r"qindex \d+\.\d+\.\d+\n", run("--version").stdout)
-    assert all(name in run("--help").stdout for name in ("index", "search", "info", "demo", "warmup"))
+    assert all(name in run("--help").stdout for name in ("index", "search", "info", "demo", "warmup", "doctor"))
     assert run("search", "x", "why?", "-k", 0).exit_code == 2
 
 

@@ -37,6 +37,11 @@ TREES = {
 }
 
 
+def dims_of(kind: str, tree: str) -> tuple[int, ...]:
+    """Every second of DIMS; the next format and the next tree get the others."""
+    return DIMS[(KINDS.index(kind) + list(TREES).index(tree)) % 2 :: 2]
+
+
 def made(
     kind: str, n: int, dim: int, rng: np.random.Generator, tree: str = "none", scaled: bool = True, biased: bool = True
 ) -> Rows:

@@ -8,6 +8,7 @@ import pytest
 from kernel_rows import KINDS, assert_same_bits, largest_norm, made, of_values
 from numpy.typing import NDArray
 
+from qindex.formats import FORMATS
 from qindex_kernels import reference
 from qindex_kernels.cpu.topk import topk
 from qindex_kernels.layout import Level, Rows
@@ -48,6 +49,23 @@ def test_hard_queries_get_the_exact_answer(kind: str, dim: int) -> None:
     bias = rng.standard_normal(300).astype(np.float32)
     for shift, k in ((None, 1), (None, 10), (bias, 10), (bias * 1000, 1)):
         assert_exact(rows._replace(bias=shift), values, k, 3 * [0.0, 1e3, -1e-3])
+
+
+@pytest.mark.parametrize("block", [0, 64])
+@pytest.mark.parametrize("kind", ["int8", "int6", "int4", "half3", "e2m1", "e2m3", "ternary", "sign"])
+def test_rows_along_all_that_the_int8_query_misses_get_the_exact_answer(kind: str, block: int) -> None:
+    """The bound is reached: but for its first number the int8 query is zero, and rows come from worst to best."""
+    dim = 256
+    largest = FORMATS[kind].max_value
+    numbers = np.where(np.arange(dim) <= np.arange(dim)[:, None], largest, -largest).astype(np.float32)
+    numbers[:, 0] = 0
+    query = np.full((1, dim), 0.499 / 127, np.float32)
+    query[0, 0] = 1
+    levels = (Level("float32", block, np.ones(dim // block, np.float32)),) if block else ()
+    rows = Rows(kind, dim, FORMATS[kind].encode(numbers), levels=levels)
+    for k in (1, 5):
+        assert_exact(rows, query, k)
+        assert_exact(rows, -query, k)
 
 
 @pytest.mark.parametrize("kind", ["float16", "e4m3", "e2m3", "e2m1", "nf4", "int8", "int6", "int4", "ternary", "sign"])

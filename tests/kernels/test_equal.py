@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_rows import DIMS, KINDS, TREES, assert_same_bits, largest_norm, made, of_values
+from kernel_rows import KINDS, TREES, assert_same_bits, dims_of, largest_norm, made, of_values
 from numpy.typing import NDArray
 
 from qindex.formats import FORMATS
@@ -42,7 +42,7 @@ def assert_equal_topk(
 def test_topk_equals_the_reference(kind: str, tree: str) -> None:
     rng = np.random.default_rng(0)
     cases = itertools.cycle(itertools.product((5, 300, 37), *[(True, False)] * 3, (10, 1)))
-    for dim, (n, scaled, biased, filtered, k) in zip(DIMS, cases, strict=False):
+    for dim, (n, scaled, biased, filtered, k) in zip(dims_of(kind, tree), cases, strict=False):
         rows = made(kind, n, dim, rng, tree, scaled, biased)
         values, offset = rng.standard_normal((3, dim)).astype(np.float32), rng.standard_normal(3)
         allow = rng.random(n) < 0.7 if filtered else None
@@ -64,7 +64,7 @@ def test_topk_equals_the_reference_for_any_number_of_rows_wanted_and_there(kind:
 def test_score_rows_equals_the_reference(kind: str, tree: str) -> None:
     rng = np.random.default_rng(2)
     cases = itertools.cycle(itertools.product((5, 60), (True, False), (True, False)))
-    for dim, (n, scaled, biased) in zip(DIMS, cases, strict=False):
+    for dim, (n, scaled, biased) in zip(dims_of(kind, tree), cases, strict=False):
         rows = made(kind, n, dim, rng, tree, scaled, biased)
         values, offset = rng.standard_normal((3, dim)).astype(np.float32), rng.standard_normal(3)
         chosen = np.concatenate([np.tile(np.arange(n), (3, 1)), rng.integers(0, n, (3, 7))], axis=1)

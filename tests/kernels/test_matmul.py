@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
-from kernel_rows import DIMS, INTEGER_KINDS, KINDS, TREES, assert_same_bits, made
+from kernel_rows import INTEGER_KINDS, KINDS, TREES, assert_same_bits, dims_of, made
 from numpy.typing import NDArray
 
 from qindex_kernels import reference
@@ -32,7 +32,7 @@ def queries(m: int, dim: int, rng: np.random.Generator) -> NDArray[np.float32]:
 @pytest.mark.parametrize("kind", INTEGER_KINDS)
 def test_integer_products_equal_the_reference(kind: str, tree: str) -> None:
     rng = np.random.default_rng([KINDS.index(kind), len(tree)])
-    for i, dim in enumerate(DIMS):
+    for i, dim in enumerate(dims_of(kind, tree)):
         m, n = any_size(rng)
         rows, x = made(kind, n, dim, rng, tree, scaled=i % 2 == 0, biased=i % 4 < 2), queries(m, dim, rng)
         for x_block in {0, rows.block}:
@@ -63,7 +63,7 @@ def error_bound(rows: Rows, x: NDArray[np.float32]) -> NDArray[np.float64]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_float_products_err_by_no_more_than_they_state(kind: str, tree: str) -> None:
     rng = np.random.default_rng([KINDS.index(kind), len(tree)])
-    for i, dim in enumerate(DIMS):
+    for i, dim in enumerate(dims_of(kind, tree)):
         m, n = any_size(rng)
         rows, x = made(kind, n, dim, rng, tree, scaled=i % 2 == 0, biased=i % 4 < 2), queries(m, dim, rng)
         error = np.abs(matmul(rows, x).astype(np.float64) - exact(rows, x))

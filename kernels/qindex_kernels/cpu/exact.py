@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from qindex_kernels.cpu.addresses import group_scales, has_blocks, row_address
 from qindex_kernels.cpu.inner import call
 from qindex_kernels.cpu.simd import add_products_f64, load_f32, peek_f32, sum_f64, zero_f64
-from qindex_kernels.cpu.sources import helper
+from qindex_kernels.cpu.sources import inlined
 
 
-@helper
+@inlined
 def decode_row(inner, rows, row, numbers, scratch):
     """Write the numbers of a row to an address, which has room for whole registers."""
     scales, zeros = 0, 0
@@ -33,7 +33,7 @@ def decode_scratch(dim: int) -> NDArray[np.float32]:
     return np.zeros((3, -(-dim // 64) * 64), np.float32)
 
 
-@helper
+@inlined
 def exact_score(inner, query, offset, rows, row, scratch):
     """The score that this module's docstring defines, of one row."""
     numbers = scratch[2].ctypes.data

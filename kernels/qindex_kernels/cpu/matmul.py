@@ -16,7 +16,7 @@ from qindex_kernels.cpu.addresses import addressed, kind_of
 from qindex_kernels.cpu.exact import decode_row, decode_scratch
 from qindex_kernels.cpu.gemv import finish, gemv_scratch, integer_gemv
 from qindex_kernels.cpu.inner import inner
-from qindex_kernels.cpu.product import GROUP, add_products, group_of_rows
+from qindex_kernels.cpu.product import add_products, group_of_rows
 from qindex_kernels.cpu.sources import kernel
 from qindex_kernels.cpu.tile import float_tile
 from qindex_kernels.layout import Rows
@@ -28,9 +28,9 @@ GEMV_QUERIES = 4  # up to so many, unpacking rows for a tile does not pay
 def integer_product(inner, rows, x, panels, group, out):
     quantize(x, rows, inner.step)
     fill_panels(x, panels, inner.bias)
-    for first in range(0, rows.n, GROUP):
+    for first in range(0, rows.n, len(group.sums)):
         add_products(inner, rows, first, x, panels, group)
-        n = min(GROUP, rows.n - first)
+        n = min(len(group.sums), rows.n - first)
         for i in range(len(x.codes)):
             step = np.float32(1) if x.per_block != 0 else x.steps[i, 0]
             for j in range(n):

@@ -441,3 +441,34 @@ def _tree_sum(builder, lanes):
         half = lanes.type.count // 2
         lanes = builder.fadd(_slice(builder, lanes, 0, half), _slice(builder, lanes, half, 2 * half))
     return builder.extract_element(lanes, I32(0))
+
+
+@intrinsic
+def reaching(typingctx, sums, steps, scale, offsets, bias, thresholds):
+    """Which of sixteen queries have sum * step * scale + (offset + bias) >= threshold, as the bits of a number.
+
+    All but `scale` and `bias`, which are those of a row, are addresses of sixteen float32 numbers.
+    """
+
+    def codegen(context, builder, signature, args):
+        sums, steps, scale, offsets, bias, thresholds = args
+        sums, steps, offsets, thresholds = (
+            _load(builder, address, f32x16.llvm) for address in (sums, steps, offsets, thresholds)
+        )
+        scores = builder.fmul(builder.fmul(sums, steps), _splat(builder, scale, 16))
+        scores = builder.fadd(scores, builder.fadd(offsets, _splat(builder, bias, 16)))
+        bits = builder.bitcast(builder.fcmp_ordered(">=", scores, thresholds), I16)
+        return builder.zext(bits, I64)
+
+    address = types.intp
+    return types.int64(address, address, types.float32, address, types.float32, address), codegen
+
+
+@intrinsic
+def lowest_bit(typingctx, bits):
+    """The place of the lowest set bit; `bits` is not zero."""
+
+    def codegen(context, builder, signature, args):
+        return _call(builder, "llvm.cttz.i64", I64, args[0], I1(1))
+
+    return types.int64(types.int64), codegen

@@ -17,6 +17,9 @@ SOURCES = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__
 # A function that only kernels call: it needs no way in from Python, which would take as long to compile as the rest.
 helper = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
+# The same, for what is called often: a call would copy all that is known of rows and queries.
+inlined = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+
 
 def kernel(function: FunctionType) -> Callable[..., Any]:
     """A function that Python calls: compiled when first called, kept on disk under a key with SOURCES."""

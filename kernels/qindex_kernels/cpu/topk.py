@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from qindex_kernels.cpu.activations import activations, panels
 from qindex_kernels.cpu.addresses import (
     RowAddresses,
     address,
@@ -29,14 +30,18 @@ from qindex_kernels.cpu.batch import Bounds, empty_batch, prepare
 from qindex_kernels.cpu.exact import decode_row, decode_scratch, exact_score
 from qindex_kernels.cpu.heap import is_worse, replace_worst, sort_best_first
 from qindex_kernels.cpu.inner import INTEGER_KINDS, call, inner
+from qindex_kernels.cpu.product import group_of_rows
 from qindex_kernels.cpu.simd import any_at_least, fma_f32, load_f32, peek_f32, peek_u8, store_sums_f32, zero_f32
-from qindex_kernels.cpu.sources import helper, kernel
+from qindex_kernels.cpu.sources import helper, inlined, kernel
+from qindex_kernels.cpu.topk_batch import scan_batch, thresholds
 from qindex_kernels.layout import Rows
+
+BATCH_QUERIES = 8  # from so many on, unpacking rows for the integer tile pays
 
 BLOCK_BYTES = 1 << 15  # of codes: L1 keeps them beside the query and the scores
 
 
-@helper
+@inlined
 def refine(inner, batch, i, offset, rows, first, n, ids, allow, scores, kept, scratch):
     """Score exactly, and keep if good enough, each row of the block that its fast score does not rule out."""
     approx, query, margin = scratch.approx, batch.values[i].ctypes.data, batch.margin[i]
@@ -72,7 +77,7 @@ def finish(raw, approx, n, first, shift, factor, offset, rows):
         approx[j] = -np.inf
 
 
-@helper
+@inlined
 def fast_scores(inner, batch, i, offset, rows, first, n, scratch):
     """Fast scores of a block of rows for query i."""
     raw, approx, scales, zeros = scratch.raw, scratch.approx, scratch.scales, scratch.zeros
@@ -164,12 +169,24 @@ def topk(
     scores = np.full((len(values), k), -np.inf, np.float32)
     kept = np.full((len(values), k), -1, np.int64)
     addresses, _tail = addressed(rows)
-    functions = inner(kind_of(rows), "block_dots" if rows.block else "dots", "decode")
+    kind, places, limits = kind_of(rows), (address(ids), address(allow)), bounds(rows, max_norm)
+    if kind in INTEGER_KINDS and len(values) >= BATCH_QUERIES:
+        functions = inner(kind, "unpack", "decode")
+        batch = empty_batch(values, functions.step)
+        x = activations(values, addresses, functions.step, per_block=False)
+        packed = panels(x)
+        group = group_of_rows(addresses, x.codes.shape[1], 4)
+        decoded = decode_scratch(rows.dim)
+        scan_batch(
+            functions, batch, x, packed, group, thresholds(packed.n), offset, addresses, *places, limits, decoded,
+            scores, kept,
+        )  # fmt: skip
+        return kept, scores
+    functions = inner(kind, "block_dots" if rows.block else "dots", "decode")
     batch = empty_batch(values, functions.step)
     block = max(16, BLOCK_BYTES // addresses.row_bytes // 16 * 16)
     scratch = scratch_for(addresses, block, rows.block > 0 and functions.integers > 0)
-    limits = bounds(rows, max_norm)
-    scan(functions, batch, offset, addresses, address(ids), address(allow), limits, scratch, scores, kept)
+    scan(functions, batch, offset, addresses, *places, limits, scratch, scores, kept)
     return kept, scores
 
 

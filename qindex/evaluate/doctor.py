@@ -1,0 +1,44 @@
+"""Whether the kernels are right on this machine, and which ones it gets."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from qindex import kernels
+from qindex.formats import FORMATS, INT8
+from qindex.quantize.blocks import SCHEMES, Scheme, encode
+from qindex.types import Codes, Queries, Vectors
+
+
+def checks(seed: int = 0) -> Iterator[tuple[str, bool]]:
+    """Compare the compiled kernels with NumPy on a few rows of each format: (name, whether they agree to the bit)."""
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((200, 100)).astype(np.float32)
+    queries = Queries(rng.standard_normal((9, 100)).astype(np.float32), rng.standard_normal(9))
+    for name, codes in _samples(rows, rng):
+        yield (
+            name,
+            all(
+                kernels.agree(Queries(queries.values[part], queries.offset[part]), codes)
+                for part in (slice(0, 1), slice(0, 9))  # few queries and many take different ways
+            ),
+        )
+
+
+def _samples(rows: Vectors, rng: np.random.Generator) -> Iterator[tuple[str, Codes]]:
+    n, dim = rows.shape
+    for name, format in FORMATS.items():
+        if format.kind == "codebook":
+            data = format.pack(rng.integers(0, 1 << format.bits, rows.shape, np.uint8))
+            tables = rng.integers(-127, 128, (n, 1, 1 << format.bits)).astype(np.int8)
+            yield name, Codes(data, format, dim, 127.0 * dim, tables=tables)
+        elif format.kind == "float":
+            norm = float(np.linalg.norm(rows, axis=1).max()) * 1.01
+            yield name, Codes(format.encode(rows), format, dim, norm)
+        elif format.kind != "exponent":
+            yield name, encode(rows, Scheme(format))
+    for name, scheme in SCHEMES.items():
+        yield name, encode(rows, scheme)
+    biases = np.linspace(-1, 1, n, dtype=np.float32)
+    yield "int8 with biases", dataclasses.replace(encode(rows, Scheme(INT8)), offset=biases)
