@@ -27,6 +27,7 @@ types: $(VENV)/dev
 
 bench: $(VENV)/bench
 	$(BIN)/python benchmarks/scan.py
+	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/tables.py
 

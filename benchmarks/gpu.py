@@ -1,0 +1,282 @@
+"""The GPU kernels: checked against the reference, then timed beside torch and the copy bandwidth of the same device.
+
+    python benchmarks/gpu.py [--rows 3000000]
+
+Needs a CUDA device; without one it says so and measures nothing. Checks come first, and a failed one ends the run:
+top-k and int8 products must equal the NumPy reference to the bit, float products must lie within the bound that
+`qindex_kernels/gpu/gemv.py` states. Times are medians of CUDA events. Weights of the linear layers are rotated through
+memory, so that no cache holds them. Writes benchmarks/results/gpu.json.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from environment import environment, write_result
+from qindex.formats import FORMATS
+from qindex_kernels import reference
+from qindex_kernels.layout import Level, Rows
+
+DIM, K, SEED, CHUNK = 384, 10, 0, 100_000
+BATCHES = (1, 256)
+LAYER, BLOCK, TOKENS = 4096, 128, (1, 32, 512)
+COPY_BYTES = 1 << 30
+ROTATED_BYTES = 512 << 20  # of weights, several times the largest L2 cache
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", type=int, default=3_000_000)
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("torch finds no CUDA device: nothing is checked or measured here")
+        return
+    torch.manual_seed(SEED)
+    check()
+    bandwidth = copy_bandwidth()
+    print(f"copy: {bandwidth / 1e9:.0f} GB/s", flush=True)
+    searches = [row for kind in ("int8", "e4m3", "int4", "sign") for row in search(kind, arguments.rows, bandwidth)]
+    layers = [row for kind in ("int4", "int8", "e4m3") for row in layer(kind, bandwidth)]
+    write_result(
+        "gpu",
+        {
+            "environment": {
+                **environment(["numpy", "torch", "triton"]),
+                "gpu": torch.cuda.get_device_name(),
+                "compute_capability": ".".join(map(str, torch.cuda.get_device_capability())),
+                "cuda": torch.version.cuda,
+            },
+            "settings": {"rows": arguments.rows, "dim": DIM, "k": K, "layer": [LAYER, LAYER], "seed": SEED},
+            "copy_gb_per_s": round(bandwidth / 1e9, 1),
+            "topk": searches,
+            "linear": layers,
+        },
+    )
+
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+
+
+def check() -> None:
+    """Raise AssertionError where a kernel disagrees with the reference."""
+    from qindex_kernels.gpu.matmul import matmul
+    from qindex_kernels.gpu.rows import DECODERS, to_device
+    from qindex_kernels.gpu.topk import topk
+
+    rng = np.random.default_rng(SEED)
+    for kind, decoder in DECODERS.items():
+        for n, dim, blocks in ((1, 1, ()), (5000, 100, ()), (3000, 384, (32,)), (3000, 200, (16, 64))):
+            rows = random_rows(kind, n, dim, blocks, rng)
+            on_device = to_device(rows, "cuda")
+            scaled = reference.numbers(rows, slice(None)) * rows.scale[:, None]
+            max_norm = float(np.linalg.norm(scaled, axis=1).max()) * (1 + 1e-6)
+            ids, allow = rng.permutation(n), rng.random(n) < 0.9
+            for m in (1, 3, 70):
+                x, offset = rng.standard_normal((m, dim)).astype(np.float32), rng.standard_normal(m)
+                moved = [torch.from_numpy(array).cuda() for array in (x, offset, ids, allow)]
+                wanted = reference.topk(rows, x, offset, ids, allow, K, max_norm)
+                found = topk(on_device, *moved, K, max_norm)
+                assert np.array_equal(found[0].cpu().numpy(), wanted[0]), (kind, n, dim, m)
+                assert np.array_equal(found[1].cpu().numpy(), wanted[1]), (kind, n, dim, m)
+                product = matmul(on_device, moved[0]).cpu().numpy().astype(np.float64)
+                reach = np.abs(x) @ np.abs(scaled).T + np.abs(rows.bias)
+                error = np.abs(product - reference.matmul(rows, x))
+                assert (error <= (dim + 4) * 2.0**-24 * reach + dim * 2.0**-126).all(), (kind, n, dim, m)
+                if decoder.family != "small_float":
+                    product = matmul(on_device, moved[0], "int8").cpu().numpy()
+                    assert np.array_equal(product, reference.matmul_int8(rows, x, 0)), (kind, n, dim, m)
+        print(f"{kind}: equals the reference", flush=True)
+
+
+def random_rows(kind: str, n: int, dim: int, blocks: tuple[int, ...], rng: np.random.Generator) -> Rows:
+    format = FORMATS[kind]
+    codes = rng.integers(0, 1 << format.bits, (n, dim)).astype(np.uint8)
+    if format.kind == "small_float":
+        codes[~np.isfinite(format.levels[codes])] = 0
+
+    def level(size: int) -> Level:
+        return Level("float16", size, rng.uniform(0.5, 2, (n, -(-dim // size))).astype(np.float16))
+
+    return Rows(
+        kind,
+        dim,
+        format.pack(codes),
+        scale=rng.uniform(0.5, 2, n).astype(np.float32),
+        bias=rng.standard_normal(n).astype(np.float32),
+        levels=tuple(level(size) for size in blocks),
+        zero=level(blocks[0]) if blocks else None,
+        tables=np.sort(rng.integers(-127, 128, (1, 16)).astype(np.int8)) if kind == "table4" else None,
+    )
+
+
+# --- times -----------------------------------------------------------------------------------------------------------
+
+
+def milliseconds(call: Callable[[int], Any], repeats: int = 20) -> float:
+    """The median time of `call(i)`, i counting up."""
+    for i in range(3):
+        call(i)
+    times = []
+    for i in range(repeats):
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        call(i)
+        stop.record()
+        stop.synchronize()
+        times.append(start.elapsed_time(stop))
+    return statistics.median(times)
+
+
+def beside(call: Callable[[int], Any]) -> float | None:
+    """The time of one of torch's ways, None where this torch or this device has not got it."""
+    try:
+        return round(milliseconds(call), 4)
+    except (RuntimeError, AttributeError) as error:
+        print(f"  torch: {str(error).splitlines()[0]}")
+        return None
+    finally:
+        torch.cuda.empty_cache()
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second that a copy of 1 GiB reads and writes."""
+    source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * COPY_BYTES / (milliseconds(lambda i: target.copy_(source)) / 1e3)
+
+
+def coded(kind: str, values: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Packed codes, scales (of rows, or float16 of blocks) and the decoded numbers of values (n, dim) on the device."""
+    n, dim = values.shape
+    size = block or dim
+    grouped = values.view(n, dim // size, size)
+    largest = {"int8": 127, "e4m3": 448, "int4": 7, "sign": 1}[kind]
+    reach = grouped.abs().mean(2) if kind == "sign" else grouped.abs().amax(2) / largest
+    scale = reach.half() if block else reach
+    numbers = grouped / scale.float()[:, :, None]
+    if kind == "e4m3":
+        codes = numbers.to(torch.float8_e4m3fn)
+        levels, packed = codes.float(), codes.view(torch.uint8).view(n, dim)
+    elif kind == "int8":
+        codes = numbers.round().clamp(-127, 127).to(torch.int8)
+        levels, packed = codes.float(), codes.view(torch.uint8).view(n, dim)
+    elif kind == "int4":
+        levels = numbers.round().clamp(-8, 7)
+        pairs = (levels.view(n, dim // 2, 2) + 8).to(torch.uint8)
+        packed = pairs[..., 0] | (pairs[..., 1] << 4)
+    else:
+        levels = torch.where(numbers < 0, -1.0, 1.0)
+        bits = (levels.view(n, dim // 8, 8) > 0).to(torch.uint8) << torch.arange(8, device="cuda", dtype=torch.uint8)
+        packed = bits.sum(2, dtype=torch.uint8)
+    return packed, scale if block else scale[:, 0], (levels * scale.float()[:, :, None]).view(n, dim)
+
+
+def device_rows(kind: str, dim: int, packed: torch.Tensor, scale: torch.Tensor, block: int) -> Any:
+    from qindex_kernels.gpu.rows import DeviceRows
+
+    if block:
+        return DeviceRows(kind, dim, packed, levels=(Level("float16", block, scale),))
+    return DeviceRows(kind, dim, packed, scale=scale, max_scale=float(scale.max()))
+
+
+def search(kind: str, n: int, bandwidth: float) -> list[dict[str, Any]]:
+    """Top 10 of n unit vectors, beside a bfloat16 product and torch.topk, and int8 products where rows are int8."""
+    from qindex_kernels.gpu.topk import topk
+
+    block = 32 if kind == "int4" else 0
+    parts, max_norm = [], 0.0
+    half = torch.empty((n, DIM), dtype=torch.bfloat16, device="cuda")
+    for first in range(0, n, CHUNK):
+        vectors = torch.nn.functional.normalize(torch.randn(min(CHUNK, n - first), DIM, device="cuda"))
+        packed, scale, decoded = coded(kind, vectors, block)
+        parts.append((packed, scale))
+        half[first : first + len(vectors)] = vectors
+        max_norm = max(max_norm, float(torch.linalg.vector_norm(decoded.double(), dim=1).max()) * (1 + 1e-6))
+    packed, scale = (torch.cat(arrays) for arrays in zip(*parts, strict=True))
+    parts.clear()
+    rows = device_rows(kind, DIM, packed, scale, block)
+    read = packed.nbytes + scale.nbytes
+    ids = torch.arange(n, device="cuda")
+    measured = []
+    for m in BATCHES:
+        queries = torch.nn.functional.normalize(torch.randn(m, DIM, device="cuda"))
+        offset = torch.zeros(m, dtype=torch.float64, device="cuda")
+        ms = milliseconds(lambda i, q=queries, o=offset: topk(rows, q, o, ids, None, K, max_norm))
+        rounded = queries.bfloat16()
+        torch_ms = {"bf16 + topk": beside(lambda i, q=rounded: (q @ half.T).topk(K, dim=1))}
+        if kind == "int8" and m > 16:  # fewer rows are refused by _int_mm
+            codes, asked = packed.view(torch.int8), (queries * 127).round().to(torch.int8)
+            torch_ms["_int_mm + topk"] = beside(lambda i, q=asked, c=codes: torch._int_mm(q, c.T).topk(K, dim=1))
+        measured.append(
+            {
+                "format": kind,
+                "block": block,
+                "batch": m,
+                "ms": round(ms, 4),
+                "queries_per_s": round(m / ms * 1e3),
+                "gb_per_s": round(read / ms / 1e6, 1),
+                "share_of_copy": round(read / ms * 1e3 / bandwidth, 3),
+                "torch_ms": torch_ms,
+            }
+        )
+        print(measured[-1], flush=True)
+    return measured
+
+
+def layer(kind: str, bandwidth: float) -> list[dict[str, Any]]:
+    """A square linear layer: our two ways, beside torch in bfloat16, int8 and float8."""
+    from qindex_kernels.gpu.matmul import matmul
+
+    block = BLOCK if kind == "int4" else 0
+    weights = torch.randn(LAYER, LAYER, device="cuda")
+    packed, scale, decoded = coded(kind, weights, block)
+    copies = -(-ROTATED_BYTES // packed.nbytes)
+    rotated = [device_rows(kind, LAYER, packed.clone(), scale.clone(), block) for _ in range(copies)]
+    half = [decoded.bfloat16() for _ in range(-(-ROTATED_BYTES // (2 * LAYER * LAYER)))]
+    read = packed.nbytes + scale.nbytes
+    measured = []
+    for m in TOKENS:
+        x = torch.randn(m, LAYER, device="cuda")
+        rounded, exact = x.bfloat16(), x.double() @ decoded.double().T
+        for activations in ("float32",) if kind == "e4m3" else ("float32", "int8"):
+            ms = milliseconds(lambda i, x=x, a=activations: matmul(rotated[i % copies], x, a))
+            error = (matmul(rotated[0], x, activations) - exact).norm() / exact.norm()
+            torch_ms = {"bf16": beside(lambda i, x=rounded: torch.nn.functional.linear(x, half[i % len(half)]))}
+            if kind == "int8" and m > 16:
+                codes = [rows.data.view(torch.int8) for rows in rotated]
+                asked = torch.randint(-127, 128, (m, LAYER), dtype=torch.int8, device="cuda")
+                torch_ms["_int_mm"] = beside(lambda i, q=asked, c=codes: torch._int_mm(q, c[i % copies].T))
+            if kind == "e4m3" and m % 16 == 0:
+                floats = [rows.data.view(torch.float8_e4m3fn) for rows in rotated]
+                torch_ms["_scaled_mm"] = beside(scaled_product(x.to(torch.float8_e4m3fn), floats))
+            measured.append(
+                {
+                    "format": kind,
+                    "block": block,
+                    "tokens": m,
+                    "activations": activations,
+                    "ms": round(ms, 4),
+                    "gb_per_s": round(read / ms / 1e6, 1),
+                    "share_of_copy": round(read / ms * 1e3 / bandwidth, 3),
+                    "tflop_per_s": round(2 * m * LAYER * LAYER / ms / 1e9, 2),
+                    "relative_error": float(f"{error.item():.2e}"),  # of the product with the decoded weights
+                    "torch_ms": torch_ms,
+                }
+            )
+            print(measured[-1], flush=True)
+    return measured
+
+
+def scaled_product(x: torch.Tensor, weights: list[torch.Tensor]) -> Callable[[int], Any]:
+    one = torch.ones((), device="cuda")
+    return lambda i: torch._scaled_mm(
+        x, weights[i % len(weights)].T, scale_a=one, scale_b=one, out_dtype=torch.bfloat16
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Markdown tables and the sentences under them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+# Columns of words; the others are of numbers.
+_WORDS = {"library", "query", "activations", "weights", "family", "beside", "for", "rows"}
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], caption: str) -> str:
+    """A Markdown table, numbers to the right, and the sentences under it."""
+    align = ["---", *("---" if name in _WORDS or name.startswith("fastest") else "---:" for name in head[1:])]
+    lines = (f"| {' | '.join(cells)} |" for cells in (head, align, *rows))
+    return "\n".join((*lines, "", caption, ""))
+
+
+def measured(environment: dict[str, Any]) -> str:
+    return f"Measured {environment['date']} on {environment['cores']} cores of {environment['cpu']}."

@@ -1,0 +1,156 @@
+"""Coded rows on a GPU, and the two halves that a kernel takes them in: pointers, and what it is compiled for.
+
+Layouts are those of the CPU: packed rows one behind the other, numbers of blocks beside them, as stored.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from qindex_kernels import reference
+from qindex_kernels.layout import Level, Rows
+
+
+class Decoder(NamedTuple):
+    """How the codes of a format become numbers. One family of kernels serves all formats of a family and a width."""
+
+    bits: int
+    family: str  # grid, e2m1, table or small_float
+    unit: float = 1.0  # a level is this many times the integer, or the float16, that the code is turned into
+    step: int = 1  # of a grid: integer = step * code + low
+    low: int = 0
+    shift: int = 0  # of a small float: where its magnitude lies in a float16
+
+
+DECODERS = {
+    "sign": Decoder(1, "grid", step=2, low=-1),
+    "int4": Decoder(4, "grid", low=-8),
+    "half4": Decoder(4, "grid", unit=0.5, step=2, low=-15),
+    "int8": Decoder(8, "grid"),
+    "e2m1": Decoder(4, "e2m1", unit=0.5),
+    "nf4": Decoder(4, "table", unit=reference.UNITS["nf4"]),  # of its integers; the table itself holds its levels
+    "table4": Decoder(4, "table"),
+    "e4m3": Decoder(8, "small_float", unit=2.0**8, shift=7),
+    "e5m2": Decoder(8, "small_float", shift=8),
+    "e3m4": Decoder(8, "small_float", unit=2.0**12, shift=6),
+}
+
+
+class DeviceRows(NamedTuple):
+    """`layout.Rows` as torch tensors of one device; the fields mean the same."""
+
+    kind: str  # one of DECODERS
+    dim: int
+    data: torch.Tensor  # uint8 (n, row_bytes)
+    scale: torch.Tensor | None = None  # float32 (n,)
+    bias: torch.Tensor | None = None  # float32 (n,)
+    levels: tuple[Level, ...] = ()  # of tensors: float32, float16, or uint8 codes of e4m3 or e8m0
+    zero: Level | None = None
+    table: torch.Tensor | None = None  # (16,) levels of all rows: float32 of nf4, int8 of table4
+    max_scale: float = 1.0  # the largest magnitude in `scale`
+    max_bias: float = 0.0  # and in `bias`
+
+    @property
+    def block(self) -> int:
+        """Dimensions that share a scale and a zero; 0 where there are no blocks."""
+        finest = self.levels[0] if self.levels else self.zero
+        return 0 if finest is None else finest.size
+
+
+def to_device(rows: Rows, device: torch.device | str) -> DeviceRows:
+    """Copy rows to a device. ValueError for a format that has no GPU kernel."""
+    if rows.kind not in DECODERS:
+        raise ValueError(
+            f"rows must be of a format that has a GPU kernel ({', '.join(DECODERS)}), got {rows.kind}; "
+            "search them on the CPU, or quantize to one of these"
+        )
+    if rows.tables is not None and rows.tables.size != 16:
+        raise ValueError(
+            f"tables must be one of 16 levels that all rows share, got {rows.tables.shape}; "
+            "rows with tables of their own are searched on the CPU"
+        )
+
+    def moved(array: Any) -> Any:
+        # torch takes no read-only arrays, such as those of a mapped file.
+        return None if array is None else torch.from_numpy(np.require(array, requirements="CW")).to(device)
+
+    def moved_level(level: Level) -> Level:
+        return level._replace(data=moved(level.data))
+
+    def largest(array: Any, of_none: float) -> float:
+        return of_none if array is None or not len(array) else float(np.abs(array).max())
+
+    table = reference.LEVELS["nf4"].astype(np.float32) if rows.kind == "nf4" else rows.tables
+    return DeviceRows(
+        kind=rows.kind,
+        dim=rows.dim,
+        data=moved(rows.data),
+        scale=moved(rows.scale),
+        bias=moved(rows.bias),
+        levels=tuple(moved_level(level) for level in rows.levels),
+        zero=None if rows.zero is None else moved_level(rows.zero),
+        table=None if table is None else moved(table.reshape(16)),
+        max_scale=largest(rows.scale, 1.0),
+        max_bias=largest(rows.bias, 0.0),
+    )
+
+
+class Pointers(NamedTuple):
+    """What a kernel reads rows from: tensors and strides, None where there is nothing."""
+
+    data: torch.Tensor
+    n: int
+    dim: int
+    row_bytes: int
+    scale: torch.Tensor | None
+    bias: torch.Tensor | None
+    level0: torch.Tensor | None
+    level0_stride: int  # from row to row; 0 where all rows share the numbers
+    level1: torch.Tensor | None
+    level1_stride: int
+    zero: torch.Tensor | None
+    zero_stride: int
+    table: torch.Tensor | None
+
+
+class Form(NamedTuple):
+    """What a kernel that reads rows is compiled for."""
+
+    bits: int
+    family: str
+    unit: float
+    step: int
+    low: int
+    shift: int
+    block: int  # 0: no blocks
+    level0: str  # how numbers are stored, "" where there are none
+    level1: str
+    size1: int  # of a block of level1
+    zero: str
+
+
+def pointers(rows: DeviceRows) -> Pointers:
+    """The run-time half of `rows`."""
+
+    def one(level: Level | None) -> tuple[Any, int]:
+        return (None, 0) if level is None else (level.data, level.data.shape[1] if level.data.ndim == 2 else 0)
+
+    finest, coarser = (*rows.levels, None, None)[:2]
+    return Pointers(
+        rows.data, len(rows.data), rows.dim, rows.data.shape[1], rows.scale, rows.bias,
+        *one(finest), *one(coarser), *one(rows.zero), rows.table,
+    )  # fmt: skip
+
+
+def form(rows: DeviceRows) -> Form:
+    """The compile-time half of `rows`."""
+    finest, coarser = (*rows.levels, None, None)[:2]
+    return Form(
+        *DECODERS[rows.kind],
+        block=rows.block,
+        level0="" if finest is None else finest.kind,
+        level1="" if coarser is None else coarser.kind,
+        size1=0 if coarser is None else coarser.size,
+        zero="" if rows.zero is None else rows.zero.kind,
+    )

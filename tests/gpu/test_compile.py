@@ -1,0 +1,179 @@
+"""Every GPU kernel compiles to machine code for GPUs that are not here, by the very launches that ship.
+
+A driver that stands in for CUDA's lets Triton compile what a call needs and then launches nothing.
+"""
+
+import os
+import types
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qindex.formats import FORMATS
+from qindex_kernels.layout import Level, Rows
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install 'qindex[gpu]'")
+triton = pytest.importorskip("triton", reason="triton is not installed: pip install 'qindex[gpu]'")
+gpu = types.SimpleNamespace(
+    **{name: import_module(f"qindex_kernels.gpu.{name}") for name in ("rows", "topk", "score_rows", "matmul")}
+)
+
+pytestmark = pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="TRITON_INTERPRET: nothing is compiled")
+
+SHARED_BYTES = {80: 163 << 10, 90: 227 << 10}  # that one program may have; Triton refuses a kernel that takes more
+
+N, DIM = 64, 384
+
+
+class CompileOnly:
+    """What Triton asks of a driver, for a GPU of some architecture that is not here."""
+
+    def __init__(self, arch: int) -> None:
+        self.arch = arch
+        self.utils = types.SimpleNamespace(
+            get_device_properties=lambda device: {"max_shared_mem": SHARED_BYTES[arch]},
+            load_binary=lambda *kernel: (0, 0, 0, 0, 1024),
+            unload_module=lambda module: None,
+        )
+
+    def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
+        return lambda *arguments: None
+
+    def get_current_target(self) -> Any:
+        return triton.backends.compiler.GPUTarget("cuda", self.arch, 32)
+
+    def get_current_device(self) -> int:
+        return self.arch
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class Compiled:
+    """The files of every kernel that was compiled, or found in Triton's cache, since the last look."""
+
+    def __init__(self) -> None:
+        self.files: list[dict[str, Path]] = []
+
+    def __call__(self, *, metadata_group: dict[str, str], **rest: Any) -> None:
+        self.files.append({Path(path).suffix: Path(path) for path in metadata_group.values()})
+
+
+@pytest.fixture(params=SHARED_BYTES, ids=lambda arch: f"sm_{arch}")
+def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Compiled:
+    seen = Compiled()
+    monkeypatch.setattr(triton.knobs.compilation, "listener", seen)
+    monkeypatch.setattr(triton.runtime.driver, "_active", CompileOnly(request.param))
+    return seen
+
+
+def rows_of(kind: str, *levels: tuple[str, int], zero: bool = False) -> Any:
+    def level(name: str, size: int) -> Level:
+        dtype = {"float32": np.float32, "float16": np.float16}.get(name, np.uint8)
+        return Level(name, size, np.ones((N, -(-DIM // size)), dtype))
+
+    return gpu.rows.to_device(
+        Rows(
+            kind,
+            DIM,
+            np.zeros((N, FORMATS[kind].row_bytes(DIM)), np.uint8),
+            scale=np.ones(N, np.float32),
+            bias=None if levels else np.ones(N, np.float32),
+            levels=tuple(level(*one) for one in levels),
+            zero=level("float32", levels[0][1]) if zero else None,
+            tables=np.zeros((1, 16), np.int8) if kind == "table4" else None,
+        ),
+        "cpu",
+    )
+
+
+def ptx_of(compiled: Compiled) -> str:
+    """The assembly of the one kernel that the last call compiled; there is machine code beside it."""
+    (files,) = compiled.files
+    compiled.files.clear()
+    assert files[".cubin"].read_bytes().startswith(b"\x7fELF")
+    return files[".ptx"].read_text()
+
+
+def queries(m: int) -> Any:
+    return torch.zeros((m, DIM))
+
+
+FORMS: dict[str, tuple[Any, ...]] = {
+    "int8": ("int8",),
+    "sign": ("sign",),
+    "e4m3": ("e4m3",),
+    "int4": ("int4", ("float16", 128)),
+    "mxfp4": ("e2m1", ("e8m0", 32)),
+    "nvfp4": ("e2m1", ("e4m3", 16), ("float32", 384)),
+    "nf4": ("nf4", ("float32", 64)),
+}
+# These differ from one above in numbers alone.
+SAME_CODE = {"e5m2": ("e5m2",), "e3m4": ("e3m4",), "half4": ("half4", ("float32", 32)), "table4": ("table4",)}
+
+
+def slow(*case: Any) -> Any:
+    """A case whose code is nearly that of another."""
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
+def tensor_core(compiled_for: str) -> str:
+    return "wgmma.mma_async" if "sm_90" in compiled_for else "mma.sync"
+
+
+@pytest.mark.parametrize("form", [*FORMS, *map(slow, SAME_CODE)])
+def test_gemv_compiles(form: str, compiled: Compiled) -> None:
+    gpu.matmul.matmul(rows_of(*{**FORMS, **SAME_CODE}[form]), queries(1))
+    assert "cp.async" in ptx_of(compiled)  # reads run ahead
+
+
+@pytest.mark.parametrize("form", ["int8", "sign", "e4m3", slow("nvfp4")])
+def test_the_scan_of_one_query_compiles(form: str, compiled: Compiled) -> None:
+    rows = rows_of(*FORMS[form])
+    gpu.topk.best_of_blocks(rows, queries(1), None, torch.ones(N, dtype=torch.uint8))
+    assert "cp.async" in ptx_of(compiled)
+
+
+@pytest.mark.parametrize("m", [16, slow(64), 256])
+def test_the_scan_of_many_queries_runs_on_integer_tensor_cores(m: int, compiled: Compiled) -> None:
+    gpu.topk.best_of_blocks(rows_of(*FORMS["sign" if m == 256 else "int8"]), *gpu.matmul.quantized(queries(m)), None)
+    ptx = ptx_of(compiled)
+    assert tensor_core(ptx) in ptx
+
+
+@pytest.mark.parametrize("form", ["e4m3", "int4"])
+def test_the_scan_of_many_queries_of_float_rows_compiles(form: str, compiled: Compiled) -> None:
+    gpu.topk.best_of_blocks(rows_of(*FORMS[form]), queries(64), None, None)
+    assert "fma.rn.f32" in ptx_of(compiled)
+
+
+@pytest.mark.parametrize("form", [slow("int8"), "sign", "mxfp4"])
+def test_the_other_steps_of_topk_compile(form: str, compiled: Compiled) -> None:
+    rows, chosen = rows_of(*FORMS[form]), torch.zeros((2, 3), dtype=torch.int64)
+    gpu.topk.scores_of_blocks(rows, queries(2), None, chosen)
+    assert ptx_of(compiled)
+    gpu.score_rows.score_rows(rows, queries(2), torch.zeros(2, dtype=torch.float64), chosen)
+    assert "mul.rn.f64" in ptx_of(compiled)
+
+
+@pytest.mark.parametrize(("form", "m"), [slow("int4", 2), ("e4m3", 8), ("int4", 64)])
+def test_float_matmul_compiles(form: str, m: int, compiled: Compiled) -> None:
+    gpu.matmul.matmul(rows_of(*FORMS[form]), queries(m))
+    assert ("fma.rn.f32" if m > 8 else "mul.rn.f32") in ptx_of(compiled)
+
+
+@pytest.mark.parametrize(
+    ("form", "m"),
+    [("int8", 1), ("int8", 512), slow("sign", 64), slow("int4", 1), ("int4", 512), slow("nvfp4", 64), ("nf4", 64)],
+)
+def test_int8_matmul_runs_on_tensor_cores_and_contracts_no_product_into_a_sum(
+    form: str, m: int, compiled: Compiled
+) -> None:
+    gpu.matmul.matmul(rows_of(*FORMS[form], zero=form == "int4"), queries(m), "int8")
+    ptx = ptx_of(compiled)
+    assert (tensor_core(ptx) if m > 16 else "mma.sync") in ptx
+    assert "fma." not in ptx
