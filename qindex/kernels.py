@@ -326,7 +326,7 @@ def machine() -> dict[str, str]:
 
 
 def agree(queries: Queries, codes: Codes) -> bool:
-    """Whether the compiled kernels give, to the bit, what NumPy gives: top-k, and int8 products where codes have them."""
+    """Whether compiled kernels give what NumPy gives, to the bit: top-k, and int8 products where codes have them."""
     reference = importlib.import_module("qindex_kernels.reference")
     rows, values = _rows(codes), _in_the_space_of(codes, queries.values)
     k, ids = min(10, len(codes)), np.arange(len(codes))

@@ -6,7 +6,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.sources import helper
+from qindex_kernels.cpu.simd import peek_f32, poke_f32
+from qindex_kernels.cpu.sources import helper, inlined
 from qindex_kernels.cpu.unpack import (
     BITS1,
     BITS2,
@@ -214,28 +215,37 @@ def has_blocks(rows):
     return rows.fine != 0 or rows.zero != 0 or rows.table_block != 0
 
 
-@helper
+@inlined
 def block_scales(rows, row, scales, zeros):
-    """The scale and the zero of each block of a row."""
+    """Write the scale and the zero of each block of a row to two addresses."""
     if rows.fine != 0:
-        decode_scales(rows.fine_kind, rows.fine, row * rows.fine_row, rows.blocks, scales.ctypes.data)
+        decode_scales(rows.fine_kind, rows.fine, row * rows.fine_row, rows.blocks, scales)
     else:
-        scales[: rows.blocks] = 1
+        for b in range(rows.blocks):
+            poke_f32(scales + 4 * b, np.float32(1))
     if rows.coarse != 0:
         for b in range(rows.blocks):
-            scales[b] *= scale_at(rows.coarse_kind, rows.coarse, row * rows.coarse_row + b // rows.coarse_ratio)
+            coarse = scale_at(rows.coarse_kind, rows.coarse, row * rows.coarse_row + b // rows.coarse_ratio)
+            poke_f32(scales + 4 * b, peek_f32(scales + 4 * b) * coarse)
     if rows.zero != 0:
-        decode_scales(rows.zero_kind, rows.zero, row * rows.zero_row, rows.blocks, zeros.ctypes.data)
+        decode_scales(rows.zero_kind, rows.zero, row * rows.zero_row, rows.blocks, zeros)
 
 
 @helper
-def group_scales(rows, row, scales, zeros):
-    """The same for each 16 dimensions; what is behind the last block stays as it was. `scales` has room for blocks."""
-    per_block = rows.block // 16
-    groups = (rows.dim + 15) // 16
-    block_scales(rows, row, scales, zeros)
-    if per_block > 1:  # backwards, in place: a block's groups begin no earlier than its own number
-        for b in range(rows.blocks - 1, -1, -1):
-            scale, zero = scales[b], zeros[b]
-            for group in range(b * per_block, min((b + 1) * per_block, groups)):
-                scales[group], zeros[group] = scale, zero
+def group_scales(rows, first, n, scales, zeros):
+    """Fill n rows of `scales` and `zeros` with those of each 16 dimensions of n rows.
+
+    What is behind the last group stays as it was. A row of `scales` has room for the blocks.
+    """
+    per_block, groups = rows.block // 16, (rows.dim + 15) // 16
+    for j in range(n):
+        scale, zero = np.intp(scales.ctypes.data) + 4 * j * scales.shape[1], np.intp(zeros.ctypes.data)
+        zero += 4 * j * zeros.shape[1]
+        block_scales(rows, first + j, scale, zero)
+        if per_block > 1:  # backwards, in place: a block's groups begin no earlier than its own number
+            for b in range(rows.blocks - 1, -1, -1):
+                block_scale, block_zero = peek_f32(scale + 4 * b), peek_f32(zero + 4 * b)
+                for group in range(b * per_block, min((b + 1) * per_block, groups)):
+                    poke_f32(scale + 4 * group, block_scale)
+                    if rows.zero != 0:
+                        poke_f32(zero + 4 * group, block_zero)

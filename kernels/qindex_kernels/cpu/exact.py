@@ -21,7 +21,7 @@ def decode_row(inner, rows, row, numbers, scratch):
     """Write the numbers of a row to an address, which has room for whole registers."""
     scales, zeros = 0, 0
     if has_blocks(rows):
-        group_scales(rows, row, scratch[0], scratch[1])
+        group_scales(rows, row, 1, scratch, scratch[1:])
         scales, zeros = np.intp(scratch[0].ctypes.data), np.intp(scratch[1].ctypes.data)
     table = rows.table + row * rows.table_row
     at, unit = row_address(rows, row), np.float32(rows.unit)

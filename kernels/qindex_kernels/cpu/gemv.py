@@ -81,8 +81,10 @@ def gemv_blocks(inner, rows, first, n, x, scratch, out):
     parts = 1 if rows.block % 64 == 0 else rows.block // 16  # of a block
     blocks = scratch.scales.shape[1] // BLOCK_ROWS
     for j in range(n):
-        here = slice(j * blocks, (j + 1) * blocks)
-        block_scales(rows, first + j, scratch.scales[0, here], scratch.zeros[0, here])
+        own = 4 * blocks * j
+        block_scales(
+            rows, first + j, np.intp(scratch.scales.ctypes.data) + own, np.intp(scratch.zeros.ctypes.data) + own
+        )
     scales, zeros = np.intp(scratch.scales[1].ctypes.data), np.intp(scratch.zeros[1].ctypes.data)
     for b in range(0, rows.blocks, 16):
         transpose(np.intp(scratch.scales.ctypes.data) + 4 * b, 4 * blocks, scales + 64 * b)

@@ -44,7 +44,8 @@ def unpack_group(inner, rows, first, group):
         table = rows.table + row * rows.table_row
         out = np.intp(group.unpacked.ctypes.data) + j * stride
         call(inner.unpack, (row_address(rows, row), rows.dim, table, rows.table_block, rows.block, out))
-        block_scales(rows, row, group.scales[j], group.zeros[j])
+        own = 4 * rows.blocks * j
+        block_scales(rows, row, np.intp(group.scales.ctypes.data) + own, np.intp(group.zeros.ctypes.data) + own)
         for b in range(rows.blocks):
             group.scales[j, b] *= np.float32(rows.integer_unit)
 

@@ -147,8 +147,7 @@ def scan(inner, batch, offset, rows, ids, allow, bounds, scratch, scores, kept):
         for first in range(start, stop, block):
             n = min(block, stop - first)
             if len(scratch.scales) > 0:
-                for j in range(n):
-                    group_scales(rows, first + j, scratch.scales[j], scratch.zeros[j])
+                group_scales(rows, first, n, scratch.scales, scratch.zeros)
             for i in range(len(offset)):
                 fast_scores(inner, batch, i, offset[i], rows, first, n, scratch)
                 refine(inner, batch, i, offset[i], rows, first, n, ids, allow, scores[i], kept[i], scratch)

@@ -190,11 +190,11 @@ def _integer_steps(builder, kind, row, dim, at, table):
         mask = _const(u8x64.llvm, (1 << width) - 1)
         parts = [builder.lshr(codes, _const(codes.type, shift)) for shift in range(0, 8, width)]
         return [builder.and_(builder.bitcast(part, u8x64.llvm), mask) for part in parts]
+    if kind == BITS1:
+        return [_plane(builder, 1, row, at, 64, shift=1)]
     codes = _codes(builder, kind, row, dim, at, 64)
     if kind == INT8:
         return [builder.xor(codes, _const(u8x64.llvm, 0x80))]
-    if kind == BITS1:
-        return [builder.add(codes, codes)]
     if kind in TABLES:
         return [_lookup(builder, table, codes)]
     if kind == NF4:
@@ -286,14 +286,13 @@ def decode16(typingctx, kind, row, dim, group, table):
 
 
 def _half_bits(builder, kind, codes):
-    bits = sum(PLANES[kind])
-    shift = _HALF_SHIFT[kind]
-    words = builder.zext(codes, _vec(I16, 16))
-    sign = builder.and_(builder.shl(words, _const(words.type, 16 - bits)), _const(words.type, 0x8000))
-    size = builder.and_(
-        builder.shl(words, _const(words.type, shift)), _const(words.type, ((1 << bits - 1) - 1) << shift)
-    )
-    return builder.or_(sign, size)
+    """The float16 whose sign is that of the code, and whose low bits are the others."""
+    bits, shift = sum(PLANES[kind]), _HALF_SHIFT[kind]
+    if bits < 8:
+        codes = builder.shl(codes, _const(codes.type, 8 - bits))
+    # Signed extension fills all above with the sign; of what the shift leaves, bit 15 and the others' place are kept.
+    words = builder.shl(builder.sext(codes, _vec(I16, 16)), _const(_vec(I16, 16), shift - (8 - bits)))
+    return builder.and_(words, _const(words.type, 0x8000 | ((1 << bits - 1) - 1) << shift))
 
 
 def _half_to_f32(builder, words):
