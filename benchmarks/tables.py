@@ -1,16 +1,18 @@
 """Rewrite the tables of README.md from benchmarks/results: `python benchmarks/tables.py`.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`, and comes from results/NAME.json. What a command
-printed stands likewise under `<!-- text: NAME -->`, and comes from results/NAME.txt.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`, and comes from results/NAME.json, or for a NAME like
+FILE.SECTION from a section of results/FILE.json. What a command printed stands likewise under `<!-- text: NAME -->`,
+and comes from results/NAME.txt.
 """
 
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import tables_kernels
 from environment import RESULTS
+from table_text import measured, table
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -30,10 +32,16 @@ def rewritten(readme: str, results: Path) -> str:
             return f"{start}```text\n{(results / f'{name}.txt').read_text(encoding='utf-8')}```\n"
         if name not in TABLES:
             raise ValueError(f"README.md asks for the table {name!r}, but there are {', '.join(TABLES)}")
-        file = results / f"{name}.json"
+        stem, *sections = name.split(".")
+        file = results / f"{stem}.json"
         if not file.exists():
-            raise FileNotFoundError(f"{file} is missing: run benchmarks/{name}.py first")
-        return f"{start}{TABLES[name](json.loads(file.read_text(encoding='utf-8')))}"
+            raise FileNotFoundError(f"{file} is missing: run benchmarks/{stem}.py first")
+        result = json.loads(file.read_text(encoding="utf-8"))
+        if sections:
+            if sections[0] not in result:
+                raise ValueError(f"{file} lacks {sections[0]!r}: run benchmarks/{stem}.py --only {sections[0]} first")
+            result = result[sections[0]]
+        return f"{start}{TABLES[name](result)}"
 
     return _PLACE.sub(filled, readme)
 
@@ -56,14 +64,14 @@ def quality(result: dict[str, Any]) -> str:
         for name, one in settings["collections"].items()
     )
     recall_on = settings["recall_on"]
-    return _table(
+    return table(
         ("quantizer", "bytes per vector", "nDCG@10", "of float32's", "loss in points", "recall@10"),
         rows,
         f"{settings['model']}. nDCG@10 is the average over {collections}. The loss is float32's nDCG@10 less this, "
         f"times 100, with its {settings['confidence']:.0%} interval over the queries. recall@10 is against float32's "
         f"best ten of {recall_on['vectors']:,} other vectors, for {recall_on['queries']:,} queries. "
         "Raw codes are ranked without decoding, by the cosine of the codes of both sides; with ranges of each side the "
-        "answer to a query depends on the queries beside it. " + _measured(result["environment"]),
+        "answer to a query depends on the queries beside it. " + measured(result["environment"]),
     )
 
 
@@ -81,17 +89,29 @@ def scan(result: dict[str, Any]) -> str:
         )
         for row in result["rows"]
     ]
-    return _table(
+    return table(
         ("codes", "library", "bytes per vector", "ms a query", "GB/s", "of the ceiling", "recall@10"),
         rows,
         f"{settings['rows']:,} random vectors of {settings['dim']} dimensions with the falling spectrum of real ones "
         f"(which is why one bit finds so little here), one query at a time on one thread. "
         f"The ceiling is a loop that only reads the same bytes, {result['ceiling_gb_per_s']:.1f} GB/s. "
-        + _measured(result["environment"]),
+        + measured(result["environment"]),
     )
 
 
-TABLES = {"quality": quality, "scan": scan}
+TABLES = {
+    "quality": quality,
+    "scan": scan,
+    "kernels.ceilings": tables_kernels.ceilings,
+    "kernels.scan": tables_kernels.scan,
+    "kernels.cache": tables_kernels.cache,
+    "kernels.cache.peers": tables_kernels.cache_peers,
+    "kernels.batch": tables_kernels.batch,
+    "kernels.batch.peers": tables_kernels.batch_peers,
+    "kernels.linear": tables_kernels.linear,
+    "kernels.linear.peers": tables_kernels.linear_peers,
+    "kernels.compile": tables_kernels.first_calls,
+}
 
 
 def _code(name: str) -> str:
@@ -104,17 +124,6 @@ def _points(loss: dict[str, float]) -> str:
         return "0"
     mean, low, high = (round(100 * loss[name], 2) + 0.0 for name in ("mean", "low", "high"))  # + 0.0: no minus zero
     return f"{mean:.2f} ({low:.2f} to {high:.2f})"
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], caption: str) -> str:
-    """A Markdown table, numbers to the right, and the sentences under it."""
-    align = ["---", *("---:" if name != "library" else "---" for name in head[1:])]
-    lines = (f"| {' | '.join(cells)} |" for cells in (head, align, *rows))
-    return "\n".join((*lines, "", caption, ""))
-
-
-def _measured(environment: dict[str, Any]) -> str:
-    return f"Measured {environment['date']} on {environment['cores']} cores of {environment['cpu']}."
 
 
 if __name__ == "__main__":

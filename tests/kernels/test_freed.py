@@ -28,7 +28,7 @@ from qindex_kernels.cpu.topk import topk
 rng = np.random.default_rng(0)
 for turn in range(500):
     kind, tree = rng.choice(KINDS), rng.choice(list(TREES))
-    n, dim, m = (int(rng.integers(1, top)) for top in (40, 200, 7))
+    n, dim, m = (int(rng.integers(1, top)) for top in (40, 200, 20))
     if turn % 50 == 0:
         gc.collect()
         n, dim, m = 100, 5000, 20  # too large for the free lists: these go back to the system, or are mapped anew

@@ -25,12 +25,13 @@ for kind, tree, dim in itertools.product(KINDS, TREES, (1, 3, 17, 48, 64, 65, 12
     for n, at_end in ((1, True), (3, True), (5, True), (5, False), (26, dim % 2 == 0)):
         rows = fenced_rows(some_rows.part(slice(0, n)), at_end)
         ids, allow = fenced(np.arange(n), at_end), fenced(rng.random(n) < 0.8, at_end)
-        x, offset = fenced(rng.standard_normal((5, dim)).astype(np.float32), at_end), fenced(np.zeros(2), at_end)
-        topk(rows, x[:2] if n < 26 else x[3:], offset, ids, allow, 3, 1e6)
-        score_rows(rows, x[:2], offset, fenced(np.tile(ids, (2, 1)), at_end))
+        x, offset = fenced(rng.standard_normal((9, dim)).astype(np.float32), at_end), fenced(np.zeros(9), at_end)
+        topk(rows, x[7:], offset[7:], ids, allow, 3, 1e6)
+        topk(rows, x, offset, ids, allow, 3, 1e6)
+        score_rows(rows, x[:2], offset[:2], fenced(np.tile(ids, (2, 1)), at_end))
         matmul(rows, x)
         if kind in INTEGER_KINDS:
-            for some in (x[3:], x):
+            for some in (x[7:], x):
                 for x_block in {0, rows.block}:
                     matmul_int8(rows, some, x_block)
 """

@@ -59,10 +59,10 @@ def tile_shape(panels_left):
 
 
 @inlined
-def add_block(rows, panels, p, b, group, j, sums, sum_stride, ahead, ahead_bytes):
+def add_block(rows, panels, p, b, group, j, sums, sum_stride, ahead, asked):
     """Add block b of the dimensions of a tile, from row j of the group and panel p on, to `sums`.
 
-    Meanwhile `ahead_bytes` from `ahead` on, what the next group will read, are asked for.
+    Meanwhile what the next group will read is asked for, from `ahead` on, `asked` bytes every second step.
     """
     width = (panels.stride - LINE) // 16
     at = b * rows.block
@@ -73,7 +73,6 @@ def add_block(rows, panels, p, b, group, j, sums, sum_stride, ahead, ahead_bytes
     panel = np.intp(panels.codes.ctypes.data) + p * panels.stride + at * 16
     start = np.intp(panels.starts.ctypes.data) + lanes * b + 64 * p
     step = np.intp(panels.steps.ctypes.data) + lanes * b + 64 * p
-    asked = ahead_bytes * 2 // quads
     count, _ = tile_shape(panels.n - p)
     if count == 6:
         add_integer_tile(
@@ -105,15 +104,18 @@ def add_products(inner, rows, first, x, panels, group):
     for j in range(n):
         for i in range(group.sums.shape[1]):
             group.sums[j, i] = 0
-    following, per_block = rows.data + (first + n) * rows.row_bytes, n * rows.row_bytes // rows.blocks
+    ahead = rows.data + (first + n) * rows.row_bytes
     for b in range(rows.blocks):
         p = 0
         while p < panels.n:
             count, width = tile_shape(panels.n - p)
+            # The first panels ask for all: a tile for `per_tile` bytes.
+            per_tile = count * rows.row_bytes // rows.blocks if p == 0 else 0
+            asked = 8 * per_tile // min(rows.block, rows.dim) + (p == 0)
             for j in range(0, n, count):
                 sums = np.intp(group.sums.ctypes.data) + j * lanes + 64 * p
-                ahead, ahead_bytes = following + b * per_block + per_block * j // n, per_block * count // n
-                add_block(rows, panels, p, b, group, j, sums, lanes, ahead, ahead_bytes if p == 0 else 0)
+                add_block(rows, panels, p, b, group, j, sums, lanes, ahead, asked)
+                ahead += per_tile
             p += width
         if rows.zero != 0:
             for j in range(n):

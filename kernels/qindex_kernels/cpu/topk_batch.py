@@ -48,16 +48,17 @@ def scan_batch(
         p = 0
         while p < panels.n:
             count, width = tile_shape(panels.n - p)
+            per_block = count * rows.row_bytes // rows.blocks if p == 0 else 0
+            asked = 8 * per_block // min(rows.block, rows.dim) + (p == 0)
             for j in range(0, n, count):
                 # The sums of a tile are looked at while they are in the L1 cache.
                 for row in range(count):
                     for i in range(group.sums.shape[1]):
                         group.sums[row, i] = 0
-                following = rows.data + (first + n + j) * rows.row_bytes
+                ahead = rows.data + (first + n + j) * rows.row_bytes
                 for b in range(rows.blocks):
-                    ahead_bytes = count * rows.row_bytes // rows.blocks if p == 0 else 0
-                    ahead = following + b * ahead_bytes
-                    add_block(rows, panels, p, b, group, j, sums, lanes, ahead, ahead_bytes)
+                    add_block(rows, panels, p, b, group, j, sums, lanes, ahead, asked)
+                    ahead += per_block
                     if rows.zero != 0:
                         add_zeros(x, p, b, group, j, count)
                 for row in range(first + j, min(first + j + count, rows.n)):
