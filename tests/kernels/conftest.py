@@ -1,4 +1,4 @@
-"""Lets the checks of this folder import what they share: `kernel_rows` and `fences`."""
+"""Lets the checks of this folder import what they share: `kernel_rows`, `topk_checks` and `fences`."""
 
 import sys
 from pathlib import Path

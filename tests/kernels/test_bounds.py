@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from kernel_rows import KINDS, assert_topk_is_exact, made, of_values
+from kernel_rows import KINDS, made, of_values
 from numpy.typing import NDArray
+from topk_checks import assert_topk_is_exact
 
 from qindex.formats import FORMATS
 from qindex_kernels.layout import Level, Rows

@@ -7,7 +7,8 @@ import itertools
 
 import numpy as np
 import pytest
-from kernel_rows import KINDS, TREES, assert_same_bits, assert_topk_is_exact, dims_of, largest_norm, made, of_values
+from kernel_rows import KINDS, TREES, assert_same_bits, dims_of, largest_norm, made, of_values
+from topk_checks import assert_topk_is_exact
 
 from qindex.formats import FORMATS
 from qindex_kernels import reference
