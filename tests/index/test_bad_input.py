@@ -194,7 +194,7 @@ def test_rows_to_score_must_exist() -> None:
     queries, codes = Int8().prepare(VECTORS[:2]), Int8().quantize(VECTORS)
     with pytest.raises(ValueError, match=r"rows must lie in \[-1, 20\), got 0 to 20"):
         kernels.score_rows(queries, codes, np.array([[0], [20]]))
-    with pytest.raises(ValueError, match=r"rows must be integers \(2, r\), got \(1, 1\)"):
+    with pytest.raises(ValueError, match=r"rows must be integers \(2, r\), got int64 \(1, 1\)"):
         kernels.score_rows(queries, codes, np.array([[0]]))
     found = kernels.score_rows(queries, codes, np.array([[-1, 3], [-1, -1]]))
     assert np.isneginf(found[[0, 1, 1], [0, 0, 1]]).all()
