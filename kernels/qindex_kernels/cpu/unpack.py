@@ -317,9 +317,8 @@ def _nf4(builder, codes):
 
 # --- block scales ---------------------------------------------------------------------------------------------------
 
-# How the numbers of a level of a scale tree are stored, and the bytes of one.
+# How the numbers of a level of a scale tree are stored.
 SCALE_FLOAT32, SCALE_FLOAT16, SCALE_E4M3, SCALE_E8M0 = range(4)
-SCALE_BYTES = (4, 2, 1, 1)
 
 
 @intrinsic(prefer_literal=True)
