@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +152,18 @@ def _has_integers(kind: str) -> bool:
     return FORMATS[kind].kind not in ("float", "small_float", "exponent") or kind in ("e2m1", "e2m3")
 
 
+# Kernels keep what they know of rows for as long as the rows live, so rows live as long as their codes.
+_rows_of: WeakKeyDictionary[Codes, Rows] = WeakKeyDictionary()
+
+
 def _rows(codes: Codes) -> Rows:
+    found = _rows_of.get(codes)
+    if found is None:
+        found = _rows_of[codes] = _as_rows(codes)
+    return found
+
+
+def _as_rows(codes: Codes) -> Rows:
     def level(values: BlockValues) -> Level:
         return Level(values.format.name, values.size, values.data)
 

@@ -82,7 +82,7 @@ class BlockValues:
             )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Codes:
     """`n` rows of `dim` numbers in a low-bit format, with everything that scoring them needs.
 

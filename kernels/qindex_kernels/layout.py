@@ -6,6 +6,7 @@
 The block scale is the product of the levels of a scale tree, finest first. Each product and the sum round to float32.
 """
 
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +25,12 @@ class Level(NamedTuple):
         return self.data[rows] if self.data.ndim == 2 else self.data[None]
 
 
-class Rows(NamedTuple):
-    """`n` packed rows and everything that goes with them."""
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """`n` packed rows and everything that goes with them.
+
+    Arrays stay as they are for as long as the rows live: backends keep what they derive from them.
+    """
 
     kind: str  # a number format, by name
     dim: int
@@ -48,7 +53,8 @@ class Rows(NamedTuple):
         def cut(array: NDArray[Any] | None, per_row: int) -> Any:
             return array if array is None or array.ndim < per_row else array[rows]
 
-        return self._replace(
+        return replace(
+            self,
             data=self.data[rows],
             scale=cut(self.scale, 1),
             bias=cut(self.bias, 1),

@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ def fenced_rows(rows: Rows, at_end: bool) -> Rows:
     def level(one: Level) -> Level:
         return one._replace(data=fenced(one.data, at_end))
 
-    return rows._replace(
+    return replace(
+        rows,
         data=fenced(rows.data, at_end),
         scale=None if rows.scale is None else fenced(rows.scale, at_end),
         bias=None if rows.bias is None else fenced(rows.bias, at_end),

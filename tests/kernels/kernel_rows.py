@@ -3,6 +3,7 @@
 Loads no numba, so that checks may still force a path.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,7 +108,7 @@ def largest_norm(rows: Rows) -> float:
     """What `Codes.max_norm` bounds: the length of every row, and of its levels and its zeros alone."""
     numbers = [reference.numbers(rows, slice(None))]
     if rows.zero is not None:
-        levels = reference.numbers(rows._replace(zero=None), slice(None))
+        levels = reference.numbers(replace(rows, zero=None), slice(None))
         numbers += [levels, numbers[0] - levels]
     scale = 1 if rows.scale is None else np.abs(rows.scale)
     return max(float((np.linalg.norm(part, axis=1) * scale).max(initial=0)) for part in numbers) * (1 + 1e-6)

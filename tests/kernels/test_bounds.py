@@ -1,5 +1,7 @@
 """The error bound of the fast pass holds: inputs that fast scores can hardly tell apart get the exact answer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from kernel_rows import KINDS, made, of_values
@@ -35,7 +37,7 @@ def test_hard_queries_get_the_exact_answer(kind: str, dim: int) -> None:
     rows, values = near_rows(kind, 300, dim, rng), hard_queries(dim, rng)
     bias = rng.standard_normal(300).astype(np.float32)
     for shift, k in ((None, 1), (None, 10), (bias, 10), (bias * 1000, 1)):
-        assert_topk_is_exact(rows._replace(bias=shift), values, k, np.array(3 * [0.0, 1e3, -1e-3]))
+        assert_topk_is_exact(replace(rows, bias=shift), values, k, np.array(3 * [0.0, 1e3, -1e-3]))
 
 
 @pytest.mark.parametrize("block", [0, 64])
@@ -65,11 +67,11 @@ def test_blocks_of_any_spread_get_the_exact_answer(kind: str, spread: float) -> 
     scales = np.exp2(rng.normal(0, spread, (1, 13)) + rng.normal(0, 0.01, (n, 13))).astype(np.float32)
     zeros = (scales * rng.standard_normal((n, 13))).astype(np.float32)
     rows = near_rows(kind, n, dim, rng)
-    one = rows._replace(levels=(Level("float32", 16, scales),))
+    one = replace(rows, levels=(Level("float32", 16, scales),))
     assert_topk_is_exact(one, values, 10)
-    assert_topk_is_exact(one._replace(zero=Level("float32", 16, zeros)), values, 10)
+    assert_topk_is_exact(replace(one, zero=Level("float32", 16, zeros)), values, 10)
     coarse = Level("e8m0", 64, rng.integers(97, 157, (n, 4)).astype(np.uint8))
-    assert_topk_is_exact(one._replace(levels=(*one.levels, coarse), scale=rng.random(n).astype(np.float32)), values, 10)
+    assert_topk_is_exact(replace(one, levels=(*one.levels, coarse), scale=rng.random(n).astype(np.float32)), values, 10)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,7 +79,7 @@ def test_blocks_of_any_spread_get_the_exact_answer(kind: str, spread: float) -> 
 def test_row_scales_of_any_size_get_the_exact_answer(kind: str, size: float) -> None:
     rng = np.random.default_rng(2)
     scale = (size * (1 + rng.random(500) / 100)).astype(np.float32)
-    assert_topk_is_exact(made(kind, 500, 96, rng, biased=False)._replace(scale=scale), hard_queries(96, rng), 10)
+    assert_topk_is_exact(replace(made(kind, 500, 96, rng, biased=False), scale=scale), hard_queries(96, rng), 10)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,9 +89,9 @@ def test_what_underflows_in_a_fast_sum_may_be_large_under_its_row_scale(kind: st
         values = (1e-40 * rng.standard_normal((3, 65))).astype(np.float32)
         scale = (1e10 * (1 + rng.standard_normal(300) / 1000)).astype(np.float32)
         rows = made(kind, 300, 65, rng, biased=False)
-        assert_topk_is_exact(rows._replace(scale=scale), values, 10)
+        assert_topk_is_exact(replace(rows, scale=scale), values, 10)
         blocks = Level("float32", 16, (1e-3 * rng.random((300, 5))).astype(np.float32))
-        assert_topk_is_exact(rows._replace(scale=scale, levels=(blocks,)), values, 10)
+        assert_topk_is_exact(replace(rows, scale=scale, levels=(blocks,)), values, 10)
 
 
 @pytest.mark.parametrize("dim", [1, 3, 65])

@@ -1,12 +1,14 @@
 """Rows as the compiled kernels take them: addresses and strides, with room to read whole registers."""
 
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.simd import peek_f32, poke_f32
+from qindex_kernels.cpu.inner import INTEGER_KINDS
+from qindex_kernels.cpu.record import INTEGER, REAL, Record, reader
+from qindex_kernels.cpu.simd import first_lane, load_f32, peek_f32, poke_f32, scaled, splat_f32, store_f32
 from qindex_kernels.cpu.sources import helper, inlined
 from qindex_kernels.cpu.unpack import (
     BITS1,
@@ -35,10 +37,9 @@ from qindex_kernels.cpu.unpack import (
     SPLIT4,
     STEP,
     UNIT,
-    decode_scales,
-    scale_at,
+    scales16,
 )
-from qindex_kernels.layout import Level, Rows
+from qindex_kernels.layout import Rows
 
 SCALE_KINDS = {"float32": SCALE_FLOAT32, "float16": SCALE_FLOAT16, "e4m3": SCALE_E4M3, "e8m0": SCALE_E8M0}
 
@@ -88,37 +89,50 @@ FORMATS = {
     "int7": Storage(BITS7),
 }
 
+LEVELS = ("fine", "coarse", "zero")
+
 _TABLES = {name: np.array(storage.table or [0], np.int8) for name, storage in FORMATS.items()}
 
 
-class RowAddresses(NamedTuple):
-    """Coded rows and what goes with them; an address of 0 stands for none."""
+class RowAddresses(Record):
+    """Coded rows and what goes with them; an address of 0 stands for none.
 
-    n: int
-    dim: int
-    row_bytes: int
-    data: int
-    tail: int  # where row 0 would lie if the rows from tail_start on lay where their padded copy does
-    tail_start: int
-    unit: float  # decode16 times this gives levels
-    integer_unit: float  # and integers times this
-    scale: int  # float32
-    bias: int  # float32
-    table: int
-    table_row: int  # bytes from the tables of one row to those of the next; 0 where rows share them
-    table_block: int  # and from block to block
-    block: int  # dimensions under one scale; all where there are no blocks
-    blocks: int
-    fine: int  # the two levels of the scale tree; kinds as in unpack.scale_at, row strides in numbers
-    fine_kind: int
-    fine_row: int
-    coarse: int
-    coarse_kind: int
-    coarse_row: int
-    coarse_ratio: int  # blocks under one number of the coarse level
-    zero: int
-    zero_kind: int
-    zero_row: int
+    Reads of whole registers would leave arrays at their ends, so the rows from `tail_start` on are read from copies
+    with room behind them. A tail address is where row 0 would lie if all rows lay where their copies do.
+    """
+
+    _fields_ = (
+        ("n", INTEGER),
+        ("dim", INTEGER),
+        ("row_bytes", INTEGER),
+        ("data", INTEGER),
+        ("data_tail", INTEGER),
+        ("tail_start", INTEGER),
+        ("unit", REAL),  # decode16 times this gives levels
+        ("integer_unit", REAL),  # and integers times this
+        ("scale", INTEGER),  # float32
+        ("bias", INTEGER),  # float32
+        ("table", INTEGER),
+        ("table_row", INTEGER),  # bytes from the tables of one row to those of the next; 0 where rows share them
+        ("table_block", INTEGER),  # and from block to block
+        ("block", INTEGER),  # dimensions under one scale; all where there are no blocks
+        ("blocks", INTEGER),
+        ("has_blocks", INTEGER),
+        ("places", INTEGER),  # as inner.BlockRows has them
+        # The two levels of the scale tree and the zeros: kind as in unpack.scales16, bytes of a number and of a row.
+        *((f"{level}{part}", INTEGER) for level in LEVELS for part in ("", "_tail", "_kind", "_bytes", "_row")),
+        ("coarse_ratio", INTEGER),  # blocks under one number of the coarse level
+        # The one number of the coarse level, where all rows share it and have no zeros: a fast pass may take the sums
+        # of all blocks times this. Else 0.
+        ("common", REAL),
+        ("largest_bias", REAL),  # magnitudes
+        ("largest_scale", REAL),
+    )
+
+
+read_rows = reader(RowAddresses)
+
+LEVEL_READ = 16  # block scales and zeros are read so many at a time
 
 
 def address(array: NDArray[np.generic] | None) -> int:
@@ -130,32 +144,36 @@ def writable(array: NDArray[Any]) -> NDArray[Any]:
     return array if array.flags.c_contiguous and array.flags.writeable else np.array(array, order="C")
 
 
-def addressed(rows: Rows) -> tuple[RowAddresses, NDArray[np.uint8]]:
-    """The addresses of rows, and the padded copy of the last ones, which must outlive the addresses.
+_known: WeakKeyDictionary[Rows, RowAddresses] = WeakKeyDictionary()
 
-    Reads of whole registers would leave the array at its end, so the last rows (few, often none) are read from a
-    copy with room behind it.
-    """
+
+def addressed(rows: Rows) -> RowAddresses:
+    """The addresses of rows, with the padded copies of the last ones; kept as long as the rows are."""
+    found = _known.get(rows)
+    if found is None:
+        found = _known[rows] = _addressed(rows)
+    return found
+
+
+def _addressed(rows: Rows) -> RowAddresses:
     n, row_bytes = rows.data.shape
     storage = FORMATS[rows.kind]
-    over = overread(kind_of(rows), rows.dim)
-    tail_start = n - min(n, -(-over // row_bytes))
-    tail = np.zeros((n - tail_start) * row_bytes + over, np.uint8)
-    tail[: (n - tail_start) * row_bytes] = rows.data[tail_start:].reshape(-1)
     block = rows.block or rows.dim
-    blocks = -(-rows.dim // block)
-    fine = _level(rows.levels[0] if rows.levels else None)
-    coarse = _level(rows.levels[1] if len(rows.levels) > 1 else None)
-    zero = _level(rows.zero)
     table = _TABLES[rows.kind] if rows.tables is None else rows.tables
-    own_table, many_tables = table.ndim == 3, table.ndim > 1 and table.shape[-2] > 1
-    entries = table.shape[-1]
+    entries, own_table, many_tables = table.shape[-1], table.ndim == 3, table.ndim > 1 and table.shape[-2] > 1
+    levels = dict(zip(LEVELS, (*(*rows.levels, None, None)[:2], rows.zero), strict=True))
+    over = {name: LEVEL_READ * level.data.itemsize for name, level in levels.items() if level is not None}
+    over_data = overread(kind_of(rows), rows.dim)
+    per_row = [(over_data, row_bytes)]
+    per_row += [(over[name], levels[name].data[0].nbytes) for name in over if levels[name].data.ndim == 2]
+    tail_start = max(0, n - max(-(-behind // own) for behind, own in per_row))
+    copies = [_padded(rows.data[tail_start:], over_data), _places(kind_of(rows), rows.dim, block)]
     found = RowAddresses(
         n=n,
         dim=rows.dim,
         row_bytes=row_bytes,
         data=address(rows.data),
-        tail=address(tail) - tail_start * row_bytes,
+        data_tail=address(copies[0]) - tail_start * row_bytes,
         tail_start=tail_start,
         unit=storage.unit * UNIT.get(storage.kind, 1.0),
         integer_unit=storage.unit * INTEGER_UNIT.get(storage.kind, 1.0),
@@ -165,19 +183,52 @@ def addressed(rows: Rows) -> tuple[RowAddresses, NDArray[np.uint8]]:
         table_row=entries * table.shape[1] if own_table else 0,
         table_block=entries if many_tables else 0,
         block=block,
-        blocks=blocks,
-        fine=fine[0],
-        fine_kind=fine[1],
-        fine_row=fine[2],
-        coarse=coarse[0],
-        coarse_kind=coarse[1],
-        coarse_row=coarse[2],
+        blocks=-(-rows.dim // block),
+        has_blocks=bool(rows.block) or many_tables,
+        places=address(copies[1]),
+        common=_common(rows),
+        largest_bias=_largest(rows.bias, 0.0),
+        largest_scale=_largest(rows.scale, 1.0),
         coarse_ratio=max(1, rows.levels[1].size // block) if len(rows.levels) > 1 else 1,
-        zero=zero[0],
-        zero_kind=zero[1],
-        zero_row=zero[2],
     )
-    return found, tail
+    for name in over:
+        data = levels[name].data
+        own = data.ndim == 2
+        copies.append(_padded(data[tail_start:] if own else data, over[name]))
+        row = data.shape[1] * data.itemsize if own else 0
+        setattr(found, name, address(data if own else copies[-1]))
+        setattr(found, f"{name}_tail", address(copies[-1]) - tail_start * row)
+        setattr(found, f"{name}_kind", SCALE_KINDS[levels[name].kind])
+        setattr(found, f"{name}_bytes", data.itemsize)
+        setattr(found, f"{name}_row", row)
+    found.keep = (rows.data, rows.scale, rows.bias, table, *(level.data for level in rows.levels), copies)
+    return found
+
+
+def _common(rows: Rows) -> float:
+    if len(rows.levels) < 2 or rows.zero is not None:
+        return 0.0
+    coarse = rows.levels[1]
+    return float(coarse.data[0]) if coarse.data.shape == (1,) and coarse.kind == "float32" else 0.0
+
+
+def _largest(array: NDArray[np.float32] | None, of_none: float) -> float:
+    return of_none if array is None or not len(array) else max(float(array.max()), -float(array.min()))
+
+
+def _places(kind: int, dim: int, block: int) -> NDArray[np.int32]:
+    """The block of each of 16 lanes: of the 4 dimensions of a lane at each step, or of each 16 dimensions."""
+    if kind in INTEGER_KINDS:
+        step = STEP[kind]
+        return ((np.arange(0, dim, step)[:, None] + 4 * np.arange(16)) // block).astype(np.int32)
+    return np.repeat(np.arange(0, dim, 16) // block, 16).astype(np.int32)
+
+
+def _padded(array: NDArray[Any], n_bytes: int) -> NDArray[np.uint8]:
+    """A copy with `n_bytes` zeros behind it."""
+    copy = np.zeros(array.nbytes + n_bytes, np.uint8)
+    copy[: array.nbytes] = array.reshape(-1).view(np.uint8)
+    return copy
 
 
 def overread(kind: int, dim: int) -> int:
@@ -199,53 +250,58 @@ def kind_of(rows: Rows) -> int:
     return FORMATS[rows.kind].kind if split is None or rows.block % STEP[split] else split
 
 
-def _level(level: Level | None) -> tuple[int, int, int]:
-    if level is None:
-        return 0, 0, 0
-    return address(level.data), SCALE_KINDS[level.kind], level.data.shape[1] if level.data.ndim == 2 else 0
-
-
-@njit(inline="always")
+@inlined
 def row_address(rows, row):
-    return (rows.data if row < rows.tail_start else rows.tail) + row * rows.row_bytes
-
-
-@njit(inline="always")
-def has_blocks(rows):
-    return rows.fine != 0 or rows.zero != 0 or rows.table_block != 0
+    return (rows.data if row < rows.tail_start else rows.data_tail) + row * rows.row_bytes
 
 
 @inlined
-def block_scales(rows, row, scales, zeros):
-    """Write the scale and the zero of each block of a row to two addresses."""
-    if rows.fine != 0:
-        decode_scales(rows.fine_kind, rows.fine, row * rows.fine_row, rows.blocks, scales)
-    else:
-        for b in range(rows.blocks):
-            poke_f32(scales + 4 * b, np.float32(1))
-    if rows.coarse != 0:
-        for b in range(rows.blocks):
-            coarse = scale_at(rows.coarse_kind, rows.coarse, row * rows.coarse_row + b // rows.coarse_ratio)
-            poke_f32(scales + 4 * b, peek_f32(scales + 4 * b) * coarse)
-    if rows.zero != 0:
-        decode_scales(rows.zero_kind, rows.zero, row * rows.zero_row, rows.blocks, zeros)
+def fine_address(rows, row):
+    return (rows.fine if row < rows.tail_start else rows.fine_tail) + row * rows.fine_row
+
+
+@inlined
+def zero_address(rows, row):
+    return (rows.zero if row < rows.tail_start else rows.zero_tail) + row * rows.zero_row
 
 
 @helper
-def group_scales(rows, first, n, scales, zeros):
-    """Fill n rows of `scales` and `zeros` with those of each 16 dimensions of n rows.
+def block_scales(rows, row, scales, zeros):
+    """Write the scale and the zero of each block of a row to two addresses, with room for whole registers."""
+    fine, zero = fine_address(rows, row), zero_address(rows, row)
+    for b in range(0, rows.blocks, 16):
+        found = splat_f32(np.float32(1))
+        if rows.fine != 0:
+            found = scales16(rows.fine_kind, fine + b * rows.fine_bytes)
+        store_f32(scales + 4 * b, found)
+        if rows.zero != 0:
+            store_f32(zeros + 4 * b, scales16(rows.zero_kind, zero + b * rows.zero_bytes))
+    if rows.coarse != 0:
+        multiply_coarse(rows, row, scales)
 
-    What is behind the last group stays as it was. A row of `scales` has room for the blocks.
-    """
+
+@helper
+def multiply_coarse(rows, row, scales):
+    coarse = (rows.coarse if row < rows.tail_start else rows.coarse_tail) + row * rows.coarse_row
+    for first in range(0, rows.blocks, rows.coarse_ratio):
+        factor = first_lane(scales16(rows.coarse_kind, coarse + first // rows.coarse_ratio * rows.coarse_bytes))
+        stop = min(first + rows.coarse_ratio, rows.blocks)
+        whole = first + (stop - first) // 16 * 16
+        for b in range(first, whole, 16):
+            store_f32(scales + 4 * b, scaled(load_f32(scales + 4 * b), factor))
+        for b in range(whole, stop):
+            poke_f32(scales + 4 * b, peek_f32(scales + 4 * b) * factor)
+
+
+@helper
+def group_scales(rows, row, scales, zeros):
+    """The same for each 16 dimensions of a row."""
+    block_scales(rows, row, scales, zeros)
     per_block, groups = rows.block // 16, (rows.dim + 15) // 16
-    for j in range(n):
-        scale, zero = np.intp(scales.ctypes.data) + 4 * j * scales.shape[1], np.intp(zeros.ctypes.data)
-        zero += 4 * j * zeros.shape[1]
-        block_scales(rows, first + j, scale, zero)
-        if per_block > 1:  # backwards, in place: a block's groups begin no earlier than its own number
-            for b in range(rows.blocks - 1, -1, -1):
-                block_scale, block_zero = peek_f32(scale + 4 * b), peek_f32(zero + 4 * b)
-                for group in range(b * per_block, min((b + 1) * per_block, groups)):
-                    poke_f32(scale + 4 * group, block_scale)
-                    if rows.zero != 0:
-                        poke_f32(zero + 4 * group, block_zero)
+    if per_block > 1:  # backwards, in place: a block's groups begin no earlier than its own number
+        for b in range(rows.blocks - 1, -1, -1):
+            block_scale, block_zero = peek_f32(scales + 4 * b), peek_f32(zeros + 4 * b)
+            for group in range(b * per_block, min((b + 1) * per_block, groups)):
+                poke_f32(scales + 4 * group, block_scale)
+                if rows.zero != 0:
+                    poke_f32(zeros + 4 * group, block_zero)

@@ -1,12 +1,15 @@
-"""The k best rows so far, as a heap whose root is the worst of them. Ties go to the smaller id."""
+"""The k best so far, as heaps whose root is the worst of them: of scores alone, or of rows with their scores.
 
-from qindex_kernels.cpu.simd import peek_i64
-from qindex_kernels.cpu.sources import helper
+Heaps lie at addresses: float32 scores, and int64 rows. Row -1, an empty place, comes last; ties go to the smaller id.
+"""
+
+from qindex_kernels.cpu.simd import peek_f32, peek_i64, poke_f32, poke_i64
+from qindex_kernels.cpu.sources import helper, inlined
 
 
-@helper
+@inlined
 def is_worse(score, row, other_score, other_row, ids):
-    """Whether (score, row) comes after (other_score, other_row) in the ranking. Row -1, an empty place, comes last."""
+    """Whether (score, row) comes after (other_score, other_row) in the ranking."""
     if score != other_score:
         return score < other_score
     if row < 0 or other_row < 0:
@@ -15,29 +18,51 @@ def is_worse(score, row, other_score, other_row, ids):
 
 
 @helper
-def replace_worst(scores, kept, score, row, ids):
-    """Put a better row in the place of the heap's root, the worst of the k kept so far."""
-    k = len(scores)
+def replace_worst(scores, kept, k, score, row, ids):
+    """Put a better row in the place of the root of a heap of k."""
     at = 0
     while True:
         child = 2 * at + 1
         if child >= k:
             break
-        if child + 1 < k and is_worse(scores[child + 1], kept[child + 1], scores[child], kept[child], ids):
-            child += 1
-        if not is_worse(scores[child], kept[child], score, row, ids):
+        child_score, child_row = peek_f32(scores + 4 * child), peek_i64(kept + 8 * child)
+        if child + 1 < k:
+            other_score, other_row = peek_f32(scores + 4 * child + 4), peek_i64(kept + 8 * child + 8)
+            if is_worse(other_score, other_row, child_score, child_row, ids):
+                child, child_score, child_row = child + 1, other_score, other_row
+        if not is_worse(child_score, child_row, score, row, ids):
             break
-        scores[at], kept[at] = scores[child], kept[child]
+        poke_f32(scores + 4 * at, child_score)
+        poke_i64(kept + 8 * at, child_row)
         at = child
-    scores[at], kept[at] = score, row
+    poke_f32(scores + 4 * at, score)
+    poke_i64(kept + 8 * at, row)
 
 
 @helper
-def sort_best_first(all_scores, all_kept, ids):
-    """Turn each heap into a ranking: the worst of what is left goes to the end of what is left."""
-    for i in range(len(all_scores)):
-        scores, kept = all_scores[i], all_kept[i]
-        for last in range(len(scores) - 1, 0, -1):
-            score, row = scores[last], kept[last]
-            scores[last], kept[last] = scores[0], kept[0]
-            replace_worst(scores[:last], kept[:last], score, row, ids)
+def replace_smallest(scores, k, score):
+    """Put a larger score in the place of the root of a heap of k scores."""
+    at = 0
+    while True:
+        child = 2 * at + 1
+        if child >= k:
+            break
+        child_score = peek_f32(scores + 4 * child)
+        if child + 1 < k and peek_f32(scores + 4 * child + 4) < child_score:
+            child += 1
+            child_score = peek_f32(scores + 4 * child)
+        if not child_score < score:
+            break
+        poke_f32(scores + 4 * at, child_score)
+        at = child
+    poke_f32(scores + 4 * at, score)
+
+
+@helper
+def sort_best_first(scores, kept, k, ids):
+    """Turn a heap into a ranking: the worst of what is left goes to the end of what is left."""
+    for last in range(k - 1, 0, -1):
+        score, row = peek_f32(scores + 4 * last), peek_i64(kept + 8 * last)
+        poke_f32(scores + 4 * last, peek_f32(scores))
+        poke_i64(kept + 8 * last, peek_i64(kept))
+        replace_worst(scores, kept, last, score, row, ids)

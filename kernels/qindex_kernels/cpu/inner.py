@@ -1,10 +1,11 @@
 """The inner loops that depend on what a row holds, compiled for each kind, and called through their addresses.
 
-    dots         raw[j] = <int8 query, integers of row j, plus BIAS>, int32            integer kinds
-                 or with block scales  <int8 query, numbers of row j / unit>, float32
-    float_dots   raw[j] = <float32 query, numbers of row j / unit>, float32            float kinds
-    bytes        the integers of a row, plus BIAS, as unsigned bytes                    integer kinds
-    numbers      the numbers of a row as float32                                        all kinds
+    dots                          <int8 query, integers of a row, plus BIAS>, int32
+    float_dots                    <float32 query, numbers of a row / unit>, float32
+    block_dots, float_block_dots  the same over numbers with block scales, float32
+    block_sums                    <int8 query, integers of a row, plus BIAS> over each block, int32
+    unpack                        the integers of a row, plus BIAS, as unsigned bytes
+    decode                        the numbers of a row as float32
 
 So the kernels around them (top-k, matrix products) are compiled once for all formats. Arguments are addresses and
 int64 numbers. Each function is kept for good, since its address is all that a kernel has of it.
@@ -13,32 +14,49 @@ int32 holds 255 * 127 * dim for any dim up to 65,536.
 """
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import cfunc, types
 from numba.core import errors
 from numba.extending import intrinsic
 
+from qindex_kernels.cpu.record import INTEGER, Record, reader
 from qindex_kernels.cpu.simd import (
-    add_i32,
     add_scaled,
+    first_lanes,
     fma_f32,
+    lanes_at,
     load_f32,
     load_i32,
+    pair_sums,
+    part_sums,
     peek_f32,
     prefetch,
     scaled,
     shifted,
+    splat_f32,
     store_f32,
-    store_group_sums,
+    store_i32,
     store_sums_f32,
     store_sums_i32,
+    times,
     zero_f32,
     zero_i32,
 )
-from qindex_kernels.cpu.sources import SOURCES
-from qindex_kernels.cpu.unpack import BIAS, NF4, PLANES, STEP, add_dots, decode16, load_table, store_integers
+from qindex_kernels.cpu.sources import SOURCES, inlined
+from qindex_kernels.cpu.unpack import (
+    BIAS,
+    NF4,
+    PLANES,
+    STEP,
+    add_dots,
+    decode16,
+    load_table,
+    scales16,
+    store_integers,
+)
 
 # Decoding fills the reorder window with few rows, so the hardware alone does not look far enough ahead: bytes.
 AHEAD = 4096
@@ -47,31 +65,33 @@ AHEAD = 4096
 INTEGER_KINDS = frozenset(BIAS) - {NF4}
 
 
-class Inner(NamedTuple):
+class Inner(Record):
     """The addresses of the functions for one kind; 0 for one that was not asked for, or that the kind has not."""
 
-    dots: int
-    float_dots: int
-    block_dots: int
-    block_sums: int
-    unpack: int
-    decode: int
-    integers: int  # whether the fast pass is in integers
-    bias: int  # what the integers have too much
-    step: int  # dimensions in one integer step; queries lie in its order
+    _fields_ = (
+        ("dots", INTEGER),
+        ("float_dots", INTEGER),
+        ("block_dots", INTEGER),
+        ("float_block_dots", INTEGER),
+        ("block_sums", INTEGER),
+        ("unpack", INTEGER),
+        ("decode", INTEGER),
+        ("integers", INTEGER),  # whether the fast pass is in integers
+        ("bias", INTEGER),  # what the integers have too much
+        ("step", INTEGER),  # dimensions in one integer step; queries lie in its order
+    )
+
+
+read_inner = reader(Inner)
 
 
 @cache
 def inner(kind: int, *names: str) -> Inner:
-    """The functions of a kind by name; `dots` stands for those that fit, `float_dots` for kinds without integers."""
-    integers = kind in INTEGER_KINDS
-    compiled = dict.fromkeys(Inner._fields, 0)
+    """The functions of a kind by name."""
+    found = Inner(integers=kind in INTEGER_KINDS, bias=BIAS.get(kind, 0), step=STEP[kind])
     for name in names:
-        if name == "decode" or kind in BIAS:
-            compiled[name] = _FUNCTIONS[name](kind).address
-        if name in ("dots", "block_dots") and not integers:
-            compiled["float_dots"] = float_dots(kind).address
-    return Inner(**{**compiled, "integers": int(integers), "bias": BIAS.get(kind, 0), "step": STEP[kind]})
+        setattr(found, name, _FUNCTIONS[name](kind).address)
+    return found
 
 
 def _inner(n_arguments: int) -> Any:
@@ -109,81 +129,174 @@ def dots(kind: int) -> Any:
     return integer_dots
 
 
+class BlockRows(Record):
+    """What `block_dots` takes: one query, and rows in blocks with scales, and maybe zeros, of their own."""
+
+    _fields_ = (
+        ("query", INTEGER),
+        # -BIAS times the sum of each four numbers of the query, int32, added up over a step; integer kinds only
+        ("starts", INTEGER),
+        ("sums", INTEGER),  # of the query over each block, float32, in the unit of the numbers
+        ("places", INTEGER),  # the block of each lane, int32, for each step, or for each 16 dimensions
+        ("rows", INTEGER),
+        ("row_bytes", INTEGER),
+        ("dim", INTEGER),
+        ("n", INTEGER),
+        ("table", INTEGER),
+        ("table_row", INTEGER),
+        ("table_block", INTEGER),
+        ("block", INTEGER),
+        ("blocks", INTEGER),
+        ("scale", INTEGER),  # 0 stands for ones
+        ("scale_kind", INTEGER),
+        ("scale_bytes", INTEGER),
+        ("scale_row", INTEGER),
+        ("zero", INTEGER),  # 0 stands for zeros
+        ("zero_kind", INTEGER),
+        ("zero_bytes", INTEGER),
+        ("zero_row", INTEGER),
+        ("out", INTEGER),  # float32, with room for a multiple of four
+    )
+
+
+read_block_rows = reader(BlockRows)
+
+
+@inlined
+def scales_from(rows, row, b):
+    """The scales of 16 blocks from b on; zeros behind the last block, where anything may lie."""
+    if rows.scale == 0:
+        return splat_f32(np.float32(1))
+    return first_lanes(
+        scales16(rows.scale_kind, rows.scale + row * rows.scale_row + b * rows.scale_bytes), rows.blocks - b
+    )
+
+
+@inlined
+def add_zeros(rows, row, b, acc):
+    zeros = scales16(rows.zero_kind, rows.zero + row * rows.zero_row + b * rows.zero_bytes)
+    return fma_f32(acc, first_lanes(zeros, rows.blocks - b), load_f32(rows.sums + 4 * b))
+
+
 @cache
 def block_dots(kind: int) -> Any:
-    """`starts` takes BIAS back: -BIAS times the sum of each four numbers of the query, int32.
-
-    `scales` are float32, one for each 16 dimensions of each row.
-    """
+    """A register holds the scales of 16 blocks, and gives each lane its own by a permutation."""
     sources, bits, step = SOURCES, sum(PLANES[kind]), STEP[kind]
 
-    @_inner(13)
-    def dots_of_blocks(
-        query, starts, rows, row_bytes, dim, n, tables, table_row, table_block, block, scales, scales_row, raw
-    ):
+    @_inner(1)
+    def dots_of_blocks(address):
         _ = sources
+        rows = read_block_rows(address)
+        query, starts, places, dim, n, block = rows.query, rows.starts, rows.places, rows.dim, rows.n, rows.block
+        table_block, table_row = rows.table_block, rows.table_row
         for j in range(0, n, 4):
-            second, third, fourth = min(j + 1, n - 1), min(j + 2, n - 1), min(j + 3, n - 1)
-            a, b = rows + j * row_bytes, rows + second * row_bytes
-            c, d = rows + third * row_bytes, rows + fourth * row_bytes
-            a_tables, b_tables = tables + j * table_row, tables + second * table_row
-            c_tables, d_tables = tables + third * table_row, tables + fourth * table_row
-            a_scales, b_scales = scales + j * scales_row, scales + second * scales_row
-            c_scales, d_scales = scales + third * scales_row, scales + fourth * scales_row
+            j1, j2, j3 = min(j + 1, n - 1), min(j + 2, n - 1), min(j + 3, n - 1)
+            a, b = rows.rows + j * rows.row_bytes, rows.rows + j1 * rows.row_bytes
+            c, d = rows.rows + j2 * rows.row_bytes, rows.rows + j3 * rows.row_bytes
+            a_tables, b_tables = rows.table + j * table_row, rows.table + j1 * table_row
+            c_tables, d_tables = rows.table + j2 * table_row, rows.table + j3 * table_row
             a_sum, b_sum, c_sum, d_sum = zero_f32(), zero_f32(), zero_f32(), zero_f32()
-            table = 0
-            for at in range(0, dim, step):
-                for line in range(0, step // 2 * bits, 64):
-                    prefetch(a + AHEAD + at // 2 * bits + line)
-                if table_block != 0:
-                    table = at // block * table_block
-                start = load_i32(starts + at)
-                for more in range(at + 64, at + step, 64):  # all under one scale
-                    start = add_i32(start, load_i32(starts + more))
-                sums = add_dots(kind, start, a, dim, at, load_table(kind, a_tables + table), query)
-                a_sum = add_scaled(a_sum, sums, a_scales + at // 4)
-                sums = add_dots(kind, start, b, dim, at, load_table(kind, b_tables + table), query)
-                b_sum = add_scaled(b_sum, sums, b_scales + at // 4)
-                sums = add_dots(kind, start, c, dim, at, load_table(kind, c_tables + table), query)
-                c_sum = add_scaled(c_sum, sums, c_scales + at // 4)
-                sums = add_dots(kind, start, d, dim, at, load_table(kind, d_tables + table), query)
-                d_sum = add_scaled(d_sum, sums, d_scales + at // 4)
-            store_sums_f32(raw + 4 * j, a_sum, b_sum, c_sum, d_sum)
+            for first in range(0, rows.blocks, 16):
+                a_scales, b_scales = scales_from(rows, j, first), scales_from(rows, j1, first)
+                c_scales, d_scales = scales_from(rows, j2, first), scales_from(rows, j3, first)
+                if rows.zero != 0:
+                    a_sum, b_sum = add_zeros(rows, j, first, a_sum), add_zeros(rows, j1, first, b_sum)
+                    c_sum, d_sum = add_zeros(rows, j2, first, c_sum), add_zeros(rows, j3, first, d_sum)
+                table = 0
+                for at in range(first * block, min((first + 16) * block, dim), step):
+                    for line in range(0, step // 2 * bits, 64):
+                        prefetch(a + AHEAD + at // 2 * bits + line)
+                    if table_block != 0:
+                        table = at // block * table_block
+                    start, place = load_i32(starts + 64 * (at // step)), load_i32(places + 64 * (at // step))
+                    sums = add_dots(kind, start, a, dim, at, load_table(kind, a_tables + table), query)
+                    a_sum = add_scaled(a_sum, sums, lanes_at(a_scales, place))
+                    sums = add_dots(kind, start, b, dim, at, load_table(kind, b_tables + table), query)
+                    b_sum = add_scaled(b_sum, sums, lanes_at(b_scales, place))
+                    sums = add_dots(kind, start, c, dim, at, load_table(kind, c_tables + table), query)
+                    c_sum = add_scaled(c_sum, sums, lanes_at(c_scales, place))
+                    sums = add_dots(kind, start, d, dim, at, load_table(kind, d_tables + table), query)
+                    d_sum = add_scaled(d_sum, sums, lanes_at(d_scales, place))
+            store_sums_f32(rows.out + 4 * j, a_sum, b_sum, c_sum, d_sum)
 
     return dots_of_blocks
 
 
 @cache
-def block_sums(kind: int) -> Any:
-    """raw[part][j] = <int8 query, integers of row j, plus BIAS> over a part of the dimensions, for four rows.
+def float_block_dots(kind: int) -> Any:
+    sources, bits = SOURCES, sum(PLANES[kind])
 
-    A part is a block where blocks are multiples of 64, else 16 dimensions; there are sums for up to 48 dimensions more.
-    The rows lie at `rows`, `rows + row_bytes`, ..., and the sums of parts 64 bytes apart.
+    @_inner(1)
+    def float_dots_of_blocks(address):
+        _ = sources
+        rows = read_block_rows(address)
+        query, places, dim, n, per_block = rows.query, rows.places, rows.dim, rows.n, rows.block // 16
+        table = load_table(kind, rows.table)
+        for j in range(0, n, 4):
+            j1, j2, j3 = min(j + 1, n - 1), min(j + 2, n - 1), min(j + 3, n - 1)
+            a, b = rows.rows + j * rows.row_bytes, rows.rows + j1 * rows.row_bytes
+            c, d = rows.rows + j2 * rows.row_bytes, rows.rows + j3 * rows.row_bytes
+            a_sum, b_sum, c_sum, d_sum = zero_f32(), zero_f32(), zero_f32(), zero_f32()
+            for first in range(0, rows.blocks, 16):
+                a_scales, b_scales = scales_from(rows, j, first), scales_from(rows, j1, first)
+                c_scales, d_scales = scales_from(rows, j2, first), scales_from(rows, j3, first)
+                if rows.zero != 0:
+                    a_sum, b_sum = add_zeros(rows, j, first, a_sum), add_zeros(rows, j1, first, b_sum)
+                    c_sum, d_sum = add_zeros(rows, j2, first, c_sum), add_zeros(rows, j3, first, d_sum)
+                for group in range(first * per_block, min((first + 16) * per_block, (dim + 15) // 16)):
+                    for line in range(0, 8 * bits, 64):
+                        prefetch(a + AHEAD + 8 * bits * group + line)
+                    q, place = load_f32(query + 64 * group), load_i32(places + 64 * group)
+                    a_sum = fma_f32(a_sum, times(decode16(kind, a, dim, group, table), q), lanes_at(a_scales, place))
+                    b_sum = fma_f32(b_sum, times(decode16(kind, b, dim, group, table), q), lanes_at(b_scales, place))
+                    c_sum = fma_f32(c_sum, times(decode16(kind, c, dim, group, table), q), lanes_at(c_scales, place))
+                    d_sum = fma_f32(d_sum, times(decode16(kind, d, dim, group, table), q), lanes_at(d_scales, place))
+            store_sums_f32(rows.out + 4 * j, a_sum, b_sum, c_sum, d_sum)
+
+    return float_dots_of_blocks
+
+
+@cache
+def block_sums(kind: int) -> Any:
+    """raw[b] = <int8 query, integers of a row, plus BIAS> over block b, int32, with room for 16 more numbers.
+
+    Where blocks are multiples of neither 64 nor 32 dimensions, or are 96 and the like, sums are of 16 dimensions each.
     """
     sources, bits, step = SOURCES, sum(PLANES[kind]), STEP[kind]
 
-    @_inner(9)
-    def sums_of_blocks(query, rows, row_bytes, dim, tables, table_row, table_block, block, raw):
+    @_inner(7)
+    def sums_of_blocks(query, row, dim, tables, table_block, block, raw):
         _ = sources
-        a, b, c, d = rows, rows + row_bytes, rows + 2 * row_bytes, rows + 3 * row_bytes
         whole = block % 64 == 0
         length = block if whole else 64
-        for part in range((dim + length - 1) // length):
-            table = tables + part * table_block
-            a_table, b_table = load_table(kind, table), load_table(kind, table + table_row)
-            c_table, d_table = load_table(kind, table + 2 * table_row), load_table(kind, table + 3 * table_row)
+        last = (dim - 1) // length * table_block
+        for first in range(0, dim, 4 * length):
+            table = first // length * table_block
+            a_table, b_table = (
+                load_table(kind, tables + table),
+                load_table(kind, tables + min(table + table_block, last)),
+            )
+            c_table = load_table(kind, tables + min(table + 2 * table_block, last))
+            d_table = load_table(kind, tables + min(table + 3 * table_block, last))
+            for line in range(first * bits // 8, (first + 4 * length) * bits // 8, 64):
+                prefetch(row + AHEAD + line)
             a_sum, b_sum, c_sum, d_sum = zero_i32(), zero_i32(), zero_i32(), zero_i32()
-            for at in range(part * length, min((part + 1) * length, dim), step):
-                for line in range(0, step // 2 * bits, 64):
-                    prefetch(a + AHEAD + at // 2 * bits + line)
-                a_sum = add_dots(kind, a_sum, a, dim, at, a_table, query)
-                b_sum = add_dots(kind, b_sum, b, dim, at, b_table, query)
-                c_sum = add_dots(kind, c_sum, c, dim, at, c_table, query)
-                d_sum = add_dots(kind, d_sum, d, dim, at, d_table, query)
+            for at in range(first, min(first + length, dim), step):
+                a_sum = add_dots(kind, a_sum, row, dim, at, a_table, query)
+            for at in range(first + length, min(first + 2 * length, dim), step):
+                b_sum = add_dots(kind, b_sum, row, dim, at, b_table, query)
+            for at in range(first + 2 * length, min(first + 3 * length, dim), step):
+                c_sum = add_dots(kind, c_sum, row, dim, at, c_table, query)
+            for at in range(first + 3 * length, min(first + 4 * length, dim), step):
+                d_sum = add_dots(kind, d_sum, row, dim, at, d_table, query)
             if whole:
-                store_sums_i32(raw + 64 * part, a_sum, b_sum, c_sum, d_sum)
+                store_sums_i32(raw + 4 * (first // length), a_sum, b_sum, c_sum, d_sum)
             else:
-                store_group_sums(raw + 256 * part, 64, a_sum, b_sum, c_sum, d_sum)
+                parts = part_sums(a_sum, b_sum, c_sum, d_sum)
+                if block == 32:
+                    store_i32(raw + first // 8, pair_sums(parts, parts))
+                else:
+                    store_i32(raw + first // 4, parts)
 
     return sums_of_blocks
 
@@ -254,7 +367,10 @@ def decode(kind: int) -> Any:
     return numbers_of_row
 
 
-_FUNCTIONS = {"dots": dots, "block_dots": block_dots, "block_sums": block_sums, "unpack": unpack, "decode": decode}
+_FUNCTIONS = {
+    function.__name__: function
+    for function in (dots, float_dots, block_dots, float_block_dots, block_sums, unpack, decode)
+}
 
 
 @intrinsic

@@ -11,12 +11,23 @@ a few at a time, while all queries pass over them; nothing is ever unpacked thro
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.activations import LINE, activations, aligned, fill_panels, panels, quantize
-from qindex_kernels.cpu.addresses import addressed, kind_of
-from qindex_kernels.cpu.exact import decode_row, decode_scratch
-from qindex_kernels.cpu.gemv import finish, gemv_scratch, integer_gemv
-from qindex_kernels.cpu.inner import inner
-from qindex_kernels.cpu.product import add_products, group_of_rows
+from qindex_kernels.cpu.addresses import addressed, kind_of, read_rows
+from qindex_kernels.cpu.exact import decode_row, decoded_stride
+from qindex_kernels.cpu.gemv import finish, integer_gemv, terms_for
+from qindex_kernels.cpu.inner import inner, read_inner
+from qindex_kernels.cpu.product import add_products, group_for, read_group
+from qindex_kernels.cpu.queries import (
+    contiguous,
+    fill,
+    fill_panels,
+    panels_for,
+    quantize,
+    queries_for,
+    read_panels,
+    read_queries,
+)
+from qindex_kernels.cpu.record import LINE, Room
+from qindex_kernels.cpu.simd import load_f32, peek_f32, poke_f32, store_f32
 from qindex_kernels.cpu.sources import kernel
 from qindex_kernels.cpu.tile import float_tile
 from qindex_kernels.layout import Rows
@@ -25,37 +36,45 @@ GEMV_QUERIES = 4  # up to so many, unpacking rows for a tile does not pay
 
 
 @kernel
-def integer_product(inner, rows, x, panels, group, out):
-    quantize(x, rows, inner.step)
-    fill_panels(x, panels, inner.bias)
-    for first in range(0, rows.n, len(group.sums)):
-        add_products(inner, rows, first, x, panels, group)
-        n = min(len(group.sums), rows.n - first)
-        for i in range(len(x.codes)):
-            step = np.float32(1) if x.per_block != 0 else x.steps[i, 0]
+def integer_product(inner_at, rows_at, queries_at, panels_at, group_at, x, out):
+    inner, rows, queries = read_inner(inner_at), read_rows(rows_at), read_queries(queries_at)
+    panels, group = read_panels(panels_at), read_group(group_at)
+    fill(queries, x)
+    quantize(queries)
+    fill_panels(panels, queries, inner.bias, False)
+    for first in range(0, rows.n, group.n):
+        add_products(inner, rows, first, panels, group)
+        n = min(group.n, rows.n - first)
+        for i in range(queries.m):
+            step = np.float32(1)
+            if queries.per_block == 0:
+                step = peek_f32(queries.steps + 4 * queries.lanes * i)
             for j in range(n):
-                out[i, first + j] = group.sums[j, i] * step
-            finish(rows, first, n, out[i])
+                out[i, first + j] = peek_f32(group.sums + j * group.sum_stride + 4 * i) * step
+            finish(rows, first, n, out, i)
 
 
 @kernel
-def float_product(inner, rows, queries, decoded, scratch, sums, out):
-    """`queries` are padded, `decoded` has room for four rows of the same stride, `sums` for four rows of sums."""
-    m, stride = len(queries), 4 * queries.shape[1]
-    left, right = np.intp(queries.ctypes.data), np.intp(decoded.ctypes.data)
-    total = np.intp(sums.ctypes.data)
+def float_product(inner_at, rows_at, queries, stride, decoded, scratch, sums, x, out):
+    """`queries` and `decoded` have room for m and four rows of `stride` bytes, `sums` for four rows of m."""
+    inner, rows, m = read_inner(inner_at), read_rows(rows_at), len(x)
+    for i in range(m):
+        for d in range(rows.dim):
+            poke_f32(queries + i * stride + 4 * d, x[i, d])
     for first in range(0, rows.n, 4):
         for j in range(4):
-            decode_row(inner, rows, min(first + j, rows.n - 1), right + j * stride, scratch)
+            decode_row(inner, rows, min(first + j, rows.n - 1), scratch)
+            for at in range(0, stride - LINE, 64):
+                store_f32(decoded + j * stride + at, load_f32(scratch + at))
         for i in range(0, m - 3, 4):
-            float_tile(4, 4, right, stride, left + i * stride, stride, rows.dim, total + 4 * i, 4 * m)
+            float_tile(4, 4, decoded, stride, queries + i * stride, stride, rows.dim, sums + 4 * i, 4 * m)
         for i in range(m // 4 * 4, m):
-            float_tile(4, 1, right, stride, left + i * stride, stride, rows.dim, total + 4 * i, 4 * m)
+            float_tile(4, 1, decoded, stride, queries + i * stride, stride, rows.dim, sums + 4 * i, 4 * m)
         n = min(4, rows.n - first)
         for i in range(m):
             for j in range(n):
-                out[i, first + j] = sums[j, i]
-            finish(rows, first, n, out[i])
+                out[i, first + j] = peek_f32(sums + 4 * (m * j + i))
+            finish(rows, first, n, out, i)
 
 
 def matmul(rows: Rows, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -64,27 +83,30 @@ def matmul(rows: Rows, x: NDArray[np.float32]) -> NDArray[np.float32]:
     A sum of products is off by at most (dim / 16 + 6) * 2 ** -24 times the sum of their magnitudes; row scale and bias
     round once each. `reference.matmul` gives it without that error.
     """
-    addresses, _tail = addressed(rows)
-    m, dim = x.shape
-    queries = np.zeros((m, -(-dim // 64) * 64 + LINE // 4), np.float32)  # rows are no power of two of bytes
-    queries[:, :dim] = x
-    out = np.empty((m, len(rows.data)), np.float32)
-    decoded, sums = aligned(4 * 4 * queries.shape[1]), np.empty((4, m), np.float32)
-    float_product(inner(kind_of(rows), "decode"), addresses, queries, decoded, decode_scratch(dim), sums, out)
+    found, m = addressed(rows), len(x)
+    stride = decoded_stride(rows.dim) + LINE  # no power of two
+    room = Room(m * stride, 4 * stride, 3 * stride, 4 * 4 * m)
+    queries, decoded, scratch, sums = room.pieces
+    out = np.empty((m, found.n), np.float32)
+    functions = inner(kind_of(rows), "decode")
+    float_product(
+        functions.address, found.address, queries, stride, decoded, scratch, sums, contiguous(x), out
+    )  # fmt: skip
     return out
 
 
 def matmul_int8(rows: Rows, x: NDArray[np.float32], x_block: int) -> NDArray[np.float32]:
     """As `reference.matmul_int8`, to the bit."""
-    addresses, _tail = addressed(rows)
-    kind, few = kind_of(rows), len(x) <= GEMV_QUERIES
-    functions = inner(kind, "unpack" if not few else "block_sums" if rows.block else "dots")
-    left = activations(x, addresses, functions.step, x_block > 0)
-    out = np.empty((len(x), len(rows.data)), np.float32)
+    found, few = addressed(rows), len(x) <= GEMV_QUERIES
+    functions = inner(kind_of(rows), "unpack" if not few else "block_sums" if found.has_blocks else "dots")
+    queries = queries_for(found, len(x), functions.step, x_block > 0)
+    out = np.empty((len(x), found.n), np.float32)
+    known = functions.address, found.address, queries.address
     if few:
-        integer_gemv(functions, addresses, left, gemv_scratch(addresses), out)
+        terms = terms_for(found, queries)
+        integer_gemv(*known, terms.address, contiguous(x), out)
     else:
-        packed = panels(left)
-        group = group_of_rows(addresses, left.codes.shape[1], packed.n)
-        integer_product(functions, addresses, left, packed, group, out)
+        panels = panels_for(queries)
+        group = group_for(found, queries, panels.n)
+        integer_product(*known, panels.address, group.address, contiguous(x), out)
     return out

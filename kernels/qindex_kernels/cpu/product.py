@@ -1,13 +1,12 @@
 """Sums of all queries with a group of coded rows, on the integer tile: what products and batches of searches share."""
 
-from typing import NamedTuple
-
 import numpy as np
-from numpy.typing import NDArray
 
-from qindex_kernels.cpu.activations import LINE, aligned
 from qindex_kernels.cpu.addresses import RowAddresses, block_scales, row_address
 from qindex_kernels.cpu.inner import call
+from qindex_kernels.cpu.queries import Queries
+from qindex_kernels.cpu.record import INTEGER, LINE, Record, Room, reader
+from qindex_kernels.cpu.simd import load_f32, peek_f32, scaled, store_f32, store_i32, sum_f32, times, zero_i32
 from qindex_kernels.cpu.sources import helper, inlined
 from qindex_kernels.cpu.tile import add_integer_tile
 
@@ -15,39 +14,58 @@ TILE_ROWS = 24  # whole tiles of 6, 8 and 12 rows
 GROUP_BYTES = 1 << 15  # of unpacked rows: the more of them, the longer panels stay in the L1 cache
 
 
-class Group(NamedTuple):
+class Group(Record):
     """Room for a group of rows."""
 
-    unpacked: NDArray[np.uint8]  # rows of width + LINE bytes: no power of two, as that of panels
-    scales: NDArray[np.float32]  # (rows, blocks), times the unit of the integers
-    zeros: NDArray[np.float32]  # (rows, blocks)
-    sums: NDArray[np.float32]  # (rows, queries, in whole panels); of a search, the queries of one tile
-
-
-def group_of_rows(rows: RowAddresses, width: int, n_panels: int) -> Group:
-    """Room for as many rows as GROUP_BYTES hold, and their sums with `n_panels` panels."""
-    n = max(1, min(GROUP_BYTES // (width + LINE), rows.n) // TILE_ROWS) * TILE_ROWS
-    return Group(
-        unpacked=aligned(n * (width + LINE)),
-        scales=np.zeros((n, rows.blocks), np.float32),
-        zeros=np.zeros((n, rows.blocks), np.float32),
-        sums=np.zeros((n, 16 * n_panels), np.float32),
+    _fields_ = (
+        ("n", INTEGER),
+        ("stride", INTEGER),  # bytes of an unpacked row: no power of two, as that of panels
+        ("unpacked", INTEGER),
+        ("scale_stride", INTEGER),  # bytes of the scales, and of the zeros, of a row
+        ("scales", INTEGER),  # float32, times the unit of the integers
+        ("zeros", INTEGER),  # float32
+        ("sum_stride", INTEGER),  # bytes of the sums of a row
+        ("sums", INTEGER),  # float32 (n, lanes); of a search, the rows and lanes of one tile
     )
 
 
+read_group = reader(Group)
+
+
+def group_for(rows: RowAddresses, queries: Queries, n_panels: int) -> Group:
+    """Room for as many rows as GROUP_BYTES hold, and their sums with `n_panels` panels; 0 stands for one tile."""
+    stride, scale_stride, sum_stride = queries.width + LINE, 4 * queries.lanes, LINE * (n_panels or 4)
+    n = max(1, min(GROUP_BYTES // stride, rows.n) // TILE_ROWS) * TILE_ROWS
+    room = Room(n * stride, n * scale_stride, n * scale_stride, (n if n_panels else 12) * sum_stride)
+    unpacked, scales, zeros, sums = room.pieces
+    group = Group(
+        n=n, stride=stride, unpacked=unpacked, scale_stride=scale_stride, scales=scales, zeros=zeros,
+        sum_stride=sum_stride, sums=sums,
+    )  # fmt: skip
+    group.room = room
+    return group
+
+
 @helper
-def unpack_group(inner, rows, first, group):
-    """The rows from `first` on as bytes, with the block scales of their integers; past the end the last row again."""
-    stride = len(group.unpacked) // len(group.scales)
-    for j in range(len(group.scales)):
+def unpack_group(inner, rows, first, group, row_scales):
+    """The rows from `first` on as bytes, with the block scales of their integers; past the end the last row again.
+
+    `row_scales` says whether block scales and zeros come multiplied with those of rows.
+    """
+    unit = np.float32(rows.integer_unit)
+    for j in range(group.n):
         row = min(first + j, rows.n - 1)
         table = rows.table + row * rows.table_row
-        out = np.intp(group.unpacked.ctypes.data) + j * stride
+        out = group.unpacked + j * group.stride
         call(inner.unpack, (row_address(rows, row), rows.dim, table, rows.table_block, rows.block, out))
-        own = 4 * rows.blocks * j
-        block_scales(rows, row, np.intp(group.scales.ctypes.data) + own, np.intp(group.zeros.ctypes.data) + own)
-        for b in range(rows.blocks):
-            group.scales[j, b] *= np.float32(rows.integer_unit)
+        scales, zeros = group.scales + j * group.scale_stride, group.zeros + j * group.scale_stride
+        block_scales(rows, row, scales, zeros)
+        own = np.float32(1)
+        if row_scales and rows.scale != 0:
+            own = peek_f32(rows.scale + 4 * row)
+        for at in range(0, group.scale_stride, 64):
+            store_f32(scales + at, scaled(scaled(load_f32(scales + at), unit), own))
+            store_f32(zeros + at, scaled(load_f32(zeros + at), own))
 
 
 @inlined
@@ -59,65 +77,64 @@ def tile_shape(panels_left):
 
 
 @inlined
-def add_block(rows, panels, p, b, group, j, sums, sum_stride, ahead, asked):
-    """Add block b of the dimensions of a tile, from row j of the group and panel p on, to `sums`.
+def add_tile(rows, panels, p, b, group, j, sums, next_row):
+    """Add block b of the dimensions to the sums, at an address, of row j of the group and panel p, and those beside.
 
-    Meanwhile what the next group will read is asked for, from `ahead` on, `asked` bytes every second step.
+    The first panels ask for the rows from `next_row` on, as much as the tile reads itself.
     """
-    width = (panels.stride - LINE) // 16
+    width = group.stride - LINE
     at = b * rows.block
     quads = (rows.block if b + 1 < rows.blocks else width - at) // 4
-    stride, scale_stride, lanes = width + LINE, 4 * rows.blocks, 64 * panels.n
-    row = np.intp(group.unpacked.ctypes.data) + j * stride + at
-    scale = np.intp(group.scales.ctypes.data) + j * scale_stride + 4 * b
-    panel = np.intp(panels.codes.ctypes.data) + p * panels.stride + at * 16
-    start = np.intp(panels.starts.ctypes.data) + lanes * b + 64 * p
-    step = np.intp(panels.steps.ctypes.data) + lanes * b + 64 * p
-    count, _ = tile_shape(panels.n - p)
+    lanes = LINE * panels.n
+    row, scale = group.unpacked + j * group.stride + at, group.scales + j * group.scale_stride + 4 * b
+    panel = panels.codes + p * panels.stride + at * 16
+    start, step = panels.starts + lanes * b + LINE * p, panels.steps + lanes * b + LINE * p
+    count, n = tile_shape(panels.n - p)
+    own_bytes = count * rows.row_bytes // rows.blocks if p == 0 else 0
+    ahead, asked = (
+        rows.data + next_row * rows.row_bytes + b * own_bytes,
+        8 * own_bytes // min(rows.block, rows.dim) + (p == 0),
+    )
     if count == 6:
         add_integer_tile(
-            6, 4, row, stride, panel, panels.stride, quads, start, scale, scale_stride, step, sums, sum_stride, ahead,
-            asked,
+            6, 4, row, group.stride, panel, panels.stride, quads, start, scale, group.scale_stride, step, sums,
+            group.sum_stride, ahead, asked,
         )  # fmt: skip
     elif count == 8:
         add_integer_tile(
-            8, 2, row, stride, panel, panels.stride, quads, start, scale, scale_stride, step, sums, sum_stride, ahead,
-            asked,
+            8, 2, row, group.stride, panel, panels.stride, quads, start, scale, group.scale_stride, step, sums,
+            group.sum_stride, ahead, asked,
         )  # fmt: skip
     else:
         add_integer_tile(
-            12, 1, row, stride, panel, panels.stride, quads, start, scale, scale_stride, step, sums, sum_stride, ahead,
-            asked,
+            12, 1, row, group.stride, panel, panels.stride, quads, start, scale, group.scale_stride, step, sums,
+            group.sum_stride, ahead, asked,
         )  # fmt: skip
+    if rows.zero != 0:
+        totals = panels.totals + lanes * b + LINE * p
+        for r in range(count):
+            zero = peek_f32(group.zeros + (j + r) * group.scale_stride + 4 * b)
+            for lane in range(0, LINE * n, LINE):
+                term = times(scaled(load_f32(totals + lane), zero), load_f32(step + lane))
+                total = sums + r * group.sum_stride + lane
+                store_f32(total, sum_f32(load_f32(total), term))
 
 
 @helper
-def add_products(inner, rows, first, x, panels, group):
+def add_products(inner, rows, first, panels, group):
     """group.sums[j, i] = the product of row `first + j` and query i.
 
-    Integer sums within a block are exact; blocks are added in order, each operation rounded to float32. Without steps
-    of their own for blocks, the products are still to be multiplied with the query's step. Blocks come in the outer
-    loop: their part of the panels stays in the L1 cache.
+    Integer sums within a block are exact; blocks are added in order, each operation rounded to float32. Blocks come in
+    the outer loop: their part of the panels stays in the L1 cache.
     """
-    unpack_group(inner, rows, first, group)
-    n, lanes = group.sums.shape[0], 4 * group.sums.shape[1]
-    for j in range(n):
-        for i in range(group.sums.shape[1]):
-            group.sums[j, i] = 0
-    ahead = rows.data + (first + n) * rows.row_bytes
+    unpack_group(inner, rows, first, group, False)
+    for at in range(group.sums, group.sums + group.n * group.sum_stride, LINE):
+        store_i32(at, zero_i32())
     for b in range(rows.blocks):
         p = 0
         while p < panels.n:
-            count, width = tile_shape(panels.n - p)
-            # The first panels ask for all: a tile for `per_tile` bytes.
-            per_tile = count * rows.row_bytes // rows.blocks if p == 0 else 0
-            asked = 8 * per_tile // min(rows.block, rows.dim) + (p == 0)
-            for j in range(0, n, count):
-                sums = np.intp(group.sums.ctypes.data) + j * lanes + 64 * p
-                add_block(rows, panels, p, b, group, j, sums, lanes, ahead, asked)
-                ahead += per_tile
-            p += width
-        if rows.zero != 0:
-            for j in range(n):
-                for i in range(len(x.codes)):
-                    group.sums[j, i] += np.float32(x.totals[b, i]) * group.zeros[j, b] * panels.steps[b, i]
+            count, n = tile_shape(panels.n - p)
+            for j in range(0, group.n, count):
+                sums = group.sums + j * group.sum_stride + LINE * p
+                add_tile(rows, panels, p, b, group, j, sums, first + group.n + j)
+            p += n

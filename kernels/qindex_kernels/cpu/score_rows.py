@@ -6,17 +6,22 @@ The score is that of `topk`, by the same function; rows are read where they lie.
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.addresses import addressed, kind_of, writable
-from qindex_kernels.cpu.exact import decode_scratch, exact_score
-from qindex_kernels.cpu.inner import inner
+from qindex_kernels.cpu.addresses import addressed, kind_of, read_rows
+from qindex_kernels.cpu.exact import decoded_stride, exact_score
+from qindex_kernels.cpu.inner import inner, read_inner
+from qindex_kernels.cpu.queries import contiguous
+from qindex_kernels.cpu.record import Room
+from qindex_kernels.cpu.simd import poke_f32
 from qindex_kernels.cpu.sources import kernel
 from qindex_kernels.layout import Rows
 
 
 @kernel
-def score(inner, values, offset, rows, chosen, scratch, result):
+def score(inner_at, rows_at, query, scratch, values, offset, chosen, result):
+    inner, rows = read_inner(inner_at), read_rows(rows_at)
     for i in range(len(values)):
-        query = values[i].ctypes.data
+        for d in range(rows.dim):
+            poke_f32(query + 4 * d, values[i, d])
         for j in range(chosen.shape[1]):
             result[i, j] = exact_score(inner, query, offset[i], rows, chosen[i, j], scratch)
 
@@ -25,11 +30,10 @@ def score_rows(
     rows: Rows, values: NDArray[np.float32], offset: NDArray[np.float64], chosen: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """As `reference.score_rows`, to the bit."""
-    m, dim = values.shape
-    padded = np.zeros((m, -(-dim // 32) * 32), np.float32)
-    padded[:, :dim] = values
-    offset, chosen = writable(offset), writable(chosen)
-    addresses, _tail = addressed(rows)
+    found, stride = addressed(rows), decoded_stride(rows.dim)
+    room = Room(stride, 3 * stride)
     result = np.empty(chosen.shape, np.float32)
-    score(inner(kind_of(rows), "decode"), padded, offset, addresses, chosen, decode_scratch(dim), result)
+    functions = inner(kind_of(rows), "decode")
+    values, offset, chosen = contiguous(values), contiguous(offset), contiguous(chosen)
+    score(functions.address, found.address, *room.pieces, values, offset, chosen, result)
     return result

@@ -145,9 +145,11 @@ def _scalar_words(name, numba_type, llvm_type):
 
 
 peek_u8, _ = _scalar_words("u8", types.uint8, I8)
+peek_i8, poke_i8 = _scalar_words("i8", types.int8, I8)
 peek_i32, poke_i32 = _scalar_words("i32", types.int32, I32)
-peek_i64, _ = _scalar_words("i64", types.int64, I64)
+peek_i64, poke_i64 = _scalar_words("i64", types.int64, I64)
 peek_f32, poke_f32 = _scalar_words("f32", types.float32, F32)
+peek_f64, poke_f64 = _scalar_words("f64", types.float64, F64)
 
 
 def _vector_words(name, vector):
@@ -169,20 +171,6 @@ def _vector_words(name, vector):
 load_bytes, store_bytes = _vector_words("bytes", u8x64)
 load_i32, store_i32 = _vector_words("i32", i32x16)
 load_f32, store_f32 = _vector_words("f32", f32x16)
-
-
-@intrinsic
-def any_at_least(typingctx, address, threshold):
-    """Whether one of the sixteen float32 numbers at `address` reaches `threshold`."""
-
-    def codegen(context, builder, signature, args):
-        threshold = builder.insert_element(ir.Constant(f32x16.llvm, ir.Undefined), args[1], I32(0))
-        reached = builder.fcmp_ordered(
-            ">=", _load(builder, args[0], f32x16.llvm), _shuffle(builder, threshold, threshold, [0] * 16)
-        )
-        return builder.icmp_unsigned("!=", builder.bitcast(reached, I16), I16(0))
-
-    return types.boolean(types.intp, types.float32), codegen
 
 
 # --- int8 -----------------------------------------------------------------------------------------------------------
@@ -243,19 +231,25 @@ def _quad_sums(builder, rows, add):
 
 
 @intrinsic
-def store_group_sums(typingctx, address, stride, a, b, c, d):
-    """Store the sums of each four lanes of four int32 vectors: four numbers for the first lanes, `stride` bytes on
-    those for the next, and so on.
-    """
+def part_sums(typingctx, a, b, c, d):
+    """The sums of each four lanes of `a`, then of `b`, `c` and `d`."""
 
     def codegen(context, builder, signature, args):
-        sums = _group_sums(builder, args[2:], builder.add)
-        for group in range(4):
-            at = builder.add(args[0], builder.mul(args[1], args[1].type(group)))
-            _store(builder, _slice(builder, sums, 4 * group, 4 * group + 4), at)
-        return context.get_dummy_value()
+        sums = _group_sums(builder, args, builder.add)
+        return _shuffle(builder, sums, sums, [4 * group + row for row in range(4) for group in range(4)])
 
-    return types.void(types.intp, types.intp, i32x16, i32x16, i32x16, i32x16), codegen
+    return i32x16(i32x16, i32x16, i32x16, i32x16), codegen
+
+
+@intrinsic
+def pair_sums(typingctx, a, b):
+    """The sums of each two lanes of `a`, then of `b`."""
+
+    def codegen(context, builder, signature, args):
+        even, odd = (_shuffle(builder, *args, range(start, 32, 2)) for start in (0, 1))
+        return builder.add(even, odd)
+
+    return i32x16(i32x16, i32x16), codegen
 
 
 @intrinsic
@@ -305,14 +299,74 @@ def splat_i32(typingctx, number):
 
 
 @intrinsic
-def add_product(typingctx, sums, dots, scales, step):
-    """`sums + float(dots) * scales * step`, each operation rounded to float32, as on every target."""
+def splat_f32(typingctx, number):
+    """Sixteen times one float32 number."""
+    return f32x16(types.float32), lambda context, builder, signature, args: _splat(builder, args[0], 16)
+
+
+@intrinsic
+def first_lane(typingctx, a):
+    """The first of sixteen float32 numbers."""
+    return types.float32(f32x16), lambda context, builder, signature, args: builder.extract_element(args[0], I32(0))
+
+
+@intrinsic
+def first_lanes(typingctx, a, n):
+    """The first n lanes; zeros in the others."""
 
     def codegen(context, builder, signature, args):
-        product = builder.fmul(builder.sitofp(args[1], f32x16.llvm), args[2])
-        return builder.fadd(args[0], builder.fmul(product, _splat(builder, args[3], 16)))
+        places = ir.Constant(i32x16.llvm, list(range(16)))
+        kept = builder.icmp_signed("<", places, _splat(builder, builder.trunc(args[1], I32), 16))
+        return builder.select(kept, args[0], _const(f32x16.llvm, 0.0))
 
-    return f32x16(f32x16, i32x16, f32x16, types.float32), codegen
+    return f32x16(f32x16, types.intp), codegen
+
+
+@intrinsic
+def lanes_at(typingctx, a, places):
+    """Lane `i` of the result is lane `places[i]`, modulo 16, of `a`."""
+
+    def codegen(context, builder, signature, args):
+        a, places = args
+        if PATH == "avx512":
+            return _call(builder, "llvm.x86.avx512.permvar.sf.512", f32x16.llvm, a, places)
+        if PATH == "avx2":
+            half = _vec(F32, 8)
+            halves = []
+            for start in (0, 8):
+                place = _slice(builder, places, start, start + 8)
+                low, high = (
+                    _call(builder, "llvm.x86.avx2.permps", half, _slice(builder, a, i, i + 8), place) for i in (0, 8)
+                )
+                in_high = builder.icmp_unsigned("!=", builder.and_(place, _const(place.type, 8)), _const(place.type, 0))
+                halves.append(builder.select(in_high, high, low))
+            return _join(builder, *halves)
+        places = builder.and_(places, _const(places.type, 15))
+        result = ir.Constant(f32x16.llvm, ir.Undefined)
+        for lane in range(16):
+            number = builder.extract_element(a, builder.extract_element(places, I32(lane)))
+            result = builder.insert_element(result, number, I32(lane))
+        return result
+
+    return f32x16(f32x16, i32x16), codegen
+
+
+@intrinsic
+def as_f32(typingctx, a):
+    """int32 numbers as float32."""
+    return f32x16(i32x16), lambda context, builder, signature, args: builder.sitofp(args[0], f32x16.llvm)
+
+
+@intrinsic
+def shifted_dots(typingctx, dots, totals, factor):
+    """`dots + totals * factor` in int32, as float32."""
+
+    def codegen(context, builder, signature, args):
+        dots, totals, factor = args
+        total = builder.add(dots, builder.mul(totals, _splat(builder, factor, 16)))
+        return builder.sitofp(total, f32x16.llvm)
+
+    return f32x16(i32x16, i32x16, types.int32), codegen
 
 
 @intrinsic
@@ -379,15 +433,25 @@ def store_quotients(typingctx, address, a, step):
 
 @intrinsic
 def add_scaled(typingctx, acc, sums, scales):
-    """`acc + sums * scale` for int32 sums of 64 dimensions and the float32 scales of each 16 at an address."""
+    """`acc + float(sums) * scales`, fused where the target fuses."""
 
     def codegen(context, builder, signature, args):
-        acc, sums, address = args
-        four = _load(builder, address, _vec(F32, 4))
-        scales = _shuffle(builder, four, four, [lane // 4 for lane in range(16)])
+        acc, sums, scales = args
         return _call(builder, "llvm.fmuladd.v16f32", f32x16.llvm, builder.sitofp(sums, f32x16.llvm), scales, acc)
 
-    return f32x16(f32x16, i32x16, types.intp), codegen
+    return f32x16(f32x16, i32x16, f32x16), codegen
+
+
+@intrinsic
+def sum_f32(typingctx, a, b):
+    """a + b in float32."""
+    return f32x16(f32x16, f32x16), lambda context, builder, signature, args: builder.fadd(*args)
+
+
+@intrinsic
+def times(typingctx, a, b):
+    """a * b in float32."""
+    return f32x16(f32x16, f32x16), lambda context, builder, signature, args: builder.fmul(*args)
 
 
 @intrinsic
@@ -443,25 +507,29 @@ def _tree_sum(builder, lanes):
     return builder.extract_element(lanes, I32(0))
 
 
-@intrinsic
-def reaching(typingctx, sums, steps, scale, offsets, bias, thresholds):
-    """Which of sixteen queries have sum * step * scale + (offset + bias) >= threshold, as the bits of a number.
+def _comparison(builder, numbers, thresholds):
+    return builder.zext(builder.bitcast(builder.fcmp_ordered(">=", numbers, thresholds), I16), I64)
 
-    All but `scale` and `bias`, which are those of a row, are addresses of sixteen float32 numbers.
-    """
+
+@intrinsic
+def at_least(typingctx, address, threshold):
+    """Which of the sixteen float32 numbers at an address reach a threshold, as the bits of a number."""
 
     def codegen(context, builder, signature, args):
-        sums, steps, scale, offsets, bias, thresholds = args
-        sums, steps, offsets, thresholds = (
-            _load(builder, address, f32x16.llvm) for address in (sums, steps, offsets, thresholds)
-        )
-        scores = builder.fmul(builder.fmul(sums, steps), _splat(builder, scale, 16))
-        scores = builder.fadd(scores, builder.fadd(offsets, _splat(builder, bias, 16)))
-        bits = builder.bitcast(builder.fcmp_ordered(">=", scores, thresholds), I16)
-        return builder.zext(bits, I64)
+        return _comparison(builder, _load(builder, args[0], f32x16.llvm), _splat(builder, args[1], 16))
 
-    address = types.intp
-    return types.int64(address, address, types.float32, address, types.float32, address), codegen
+    return types.int64(types.intp, types.float32), codegen
+
+
+@intrinsic
+def reaching(typingctx, address, term, thresholds):
+    """Which of the sixteen float32 numbers at an address, plus a term, reach the thresholds at another."""
+
+    def codegen(context, builder, signature, args):
+        sums, thresholds = _load(builder, args[0], f32x16.llvm), _load(builder, args[2], f32x16.llvm)
+        return _comparison(builder, builder.fadd(sums, _splat(builder, args[1], 16)), thresholds)
+
+    return types.int64(types.intp, types.float32, types.intp), codegen
 
 
 @intrinsic

@@ -2,38 +2,57 @@
 
     score[i, j] = (offset[i] + bias[j]) + scale[j] * <values[i], numbers[j]>      in float64, rounded to float32 once
 
-A fast pass over a block of rows (int8 query, or float32 sums) gives scores that are wrong by at most `margin[i]`. A row
-whose fast score plus the margin cannot reach the k-th best score so far is out; any other is scored exactly, at once,
-and enters a heap if it is good enough. So the result is that of exact scoring, whatever the fast pass does, and equal
-on every target. Ties go to the smaller id.
-
-A block of rows is small enough to stay in the L1 or L2 cache while every query passes over it.
+A fast pass over a block of rows (int8 query, or float32 sums) gives scores that are wrong by at most a margin; rows
+that it does not rule out are scored exactly (candidates.py). Few queries pass over rows as they lie; from
+BATCH_QUERIES on, rows of integers are unpacked for the integer tile, and meet all queries before the next are read.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.activations import activations, panels
 from qindex_kernels.cpu.addresses import (
     RowAddresses,
     address,
     addressed,
-    group_scales,
-    has_blocks,
+    block_scales,
+    fine_address,
     kind_of,
+    read_rows,
     row_address,
-    writable,
+    zero_address,
 )
-from qindex_kernels.cpu.batch import Bounds, empty_batch, prepare
-from qindex_kernels.cpu.exact import decode_row, decode_scratch, exact_score
-from qindex_kernels.cpu.heap import is_worse, replace_worst, sort_best_first
-from qindex_kernels.cpu.inner import INTEGER_KINDS, call, inner
-from qindex_kernels.cpu.product import group_of_rows
-from qindex_kernels.cpu.simd import any_at_least, fma_f32, load_f32, peek_f32, peek_u8, store_sums_f32, zero_f32
-from qindex_kernels.cpu.sources import helper, inlined, kernel
-from qindex_kernels.cpu.topk_batch import scan_batch, thresholds
+from qindex_kernels.cpu.candidates import begin, finish, offer, read_search, search_for
+from qindex_kernels.cpu.exact import decoded_stride
+from qindex_kernels.cpu.inner import INTEGER_KINDS, BlockRows, call, inner, read_block_rows, read_inner
+from qindex_kernels.cpu.product import add_tile, group_for, read_group, tile_shape, unpack_group
+from qindex_kernels.cpu.queries import (
+    Queries,
+    contiguous,
+    fill,
+    fill_panels,
+    order,
+    panels_for,
+    quantize,
+    queries_for,
+    read_panels,
+    read_queries,
+)
+from qindex_kernels.cpu.record import Room
+from qindex_kernels.cpu.simd import (
+    at_least,
+    lowest_bit,
+    peek_f32,
+    peek_i8,
+    peek_i32,
+    peek_u8,
+    poke_f32,
+    poke_i32,
+    reaching,
+    store_i32,
+    zero_i32,
+)
+from qindex_kernels.cpu.sources import helper, kernel
+from qindex_kernels.cpu.unpack import SCALE_FLOAT32
 from qindex_kernels.layout import Rows
 
 BATCH_QUERIES = 8  # from so many on, unpacking rows for the integer tile pays
@@ -41,117 +60,182 @@ BATCH_QUERIES = 8  # from so many on, unpacking rows for the integer tile pays
 BLOCK_BYTES = 1 << 15  # of codes: L1 keeps them beside the query and the scores
 
 
-@inlined
-def refine(inner, batch, i, offset, rows, first, n, ids, allow, scores, kept, scratch):
-    """Score exactly, and keep if good enough, each row of the block that its fast score does not rule out."""
-    approx, query, margin = scratch.approx, batch.values[i].ctypes.data, batch.margin[i]
-    threshold = np.float32(scores[0] - margin)
-    for group in range(0, n, 16):
-        if not any_at_least(approx.ctypes.data + 4 * group, threshold):
-            continue
-        for j in range(group, min(group + 16, n)):
-            row = first + j
-            if approx[j] < threshold or (allow != 0 and peek_u8(allow + row) == 0):
-                continue
-            score = exact_score(inner, query, offset, rows, row, scratch.decoded)
-            if is_worse(scores[0], kept[0], score, row, ids):
-                replace_worst(scores, kept, score, row, ids)
-                threshold = np.float32(scores[0] - margin)
-
-
-@helper
-def finish(raw, approx, n, first, shift, factor, offset, rows):
-    """Fast scores from raw dot products: approx = (raw + shift) * factor * scale + (bias + offset)."""
-    factor, offset = np.float32(factor), np.float32(offset)
-    for j in range(n):
-        approx[j] = np.float32(raw[j] + shift) * factor
-    if rows.scale != 0:
-        for j in range(n):
-            approx[j] *= peek_f32(rows.scale + 4 * (first + j))
-    if rows.bias != 0:
-        for j in range(n):
-            approx[j] += peek_f32(rows.bias + 4 * (first + j))
-    for j in range(n):
-        approx[j] += offset
-    for j in range(n, (n + 15) // 16 * 16):
-        approx[j] = -np.inf
-
-
-@inlined
-def fast_scores(inner, batch, i, offset, rows, first, n, scratch):
-    """Fast scores of a block of rows for query i."""
-    raw, approx, scales, zeros = scratch.raw, scratch.approx, scratch.scales, scratch.zeros
-    at, query = row_address(rows, first), batch.values[i].ctypes.data
-    tables, dim, row_bytes = rows.table + first * rows.table_row, rows.dim, rows.row_bytes
-    if inner.integers == 0 and has_blocks(rows):
-        numbers = scratch.decoded[2].ctypes.data
-        for j in range(n):
-            decode_row(inner, rows, first + j, numbers, scratch.decoded)
-            total = zero_f32()
-            for line in range(0, 4 * dim, 64):
-                total = fma_f32(total, load_f32(numbers + line), load_f32(query + line))
-            store_sums_f32(approx.ctypes.data + 4 * j, total, total, total, total)
-        finish(approx, approx, n, first, np.float32(0), 1.0, offset, rows)
-    elif inner.integers == 0:
-        call(inner.float_dots, (query, at, row_bytes, dim, n, tables, rows.table_row, approx.ctypes.data))
-        finish(approx, approx, n, first, np.float32(0), rows.unit, offset, rows)
-    elif has_blocks(rows):
-        call(
-            inner.block_dots,
-            (
-                batch.fast[i].ctypes.data, batch.starts[i].ctypes.data, at, row_bytes, dim, n, tables, rows.table_row,
-                rows.table_block, rows.block, scales.ctypes.data, 4 * scales.shape[1], approx.ctypes.data,
-            ),
-        )  # fmt: skip
-        if rows.zero != 0:
-            for j in range(n):
-                total = zero_f32()
-                for group in range(0, 4 * batch.sums.shape[1], 64):
-                    line = load_f32(zeros[j].ctypes.data + group)
-                    total = fma_f32(total, line, load_f32(batch.sums[i].ctypes.data + group))
-                store_sums_f32(raw.ctypes.data, total, total, total, total)
-                approx[j] += peek_f32(raw.ctypes.data) / np.float32(rows.integer_unit)
-        finish(approx, approx, n, first, np.float32(0), batch.step[i] * rows.integer_unit, offset, rows)
-    else:
-        query = batch.fast[i].ctypes.data
-        call(inner.dots, (query, at, row_bytes, dim, n, tables, rows.table_row, raw.ctypes.data))
-        finish(raw, approx, n, first, batch.shift[i], batch.step[i] * rows.integer_unit, offset, rows)
-
-
-class Scratch(NamedTuple):
-    """Room for one block of rows."""
-
-    raw: NDArray[np.int32]
-    approx: NDArray[np.float32]
-    decoded: NDArray[np.float32]  # exact.decode_scratch
-    scales: NDArray[np.float32]  # of rows with block scales, one for each 16 dimensions
-    zeros: NDArray[np.float32]
-
-
-def scratch_for(rows: RowAddresses, block: int, with_scales: bool) -> Scratch:
-    shape = (block, -(-rows.dim // 256) * 16) if with_scales else (0, 0)
-    return Scratch(
-        raw=np.empty(block, np.int32),
-        approx=np.empty(block + 4, np.float32),  # sums are stored four at a time
-        decoded=decode_scratch(rows.dim),
-        scales=np.zeros(shape, np.float32),
-        zeros=np.zeros(shape, np.float32),
-    )
-
-
 @kernel
-def scan(inner, batch, offset, rows, ids, allow, bounds, scratch, scores, kept):
-    prepare(batch, rows.dim, offset, inner.bias, inner.step, bounds)
-    block = len(scratch.raw)
+def scan(inner_at, rows_at, queries_at, search_at, blocks_at, room, block, x, offset, scores, kept):
+    """`room` has what `scan_room` says, for blocks of `block` rows."""
+    inner, rows, queries, search = (
+        read_inner(inner_at),
+        read_rows(rows_at),
+        read_queries(queries_at),
+        read_search(search_at),
+    )
+    search.scores, search.kept = np.intp(scores.ctypes.data), np.intp(kept.ctypes.data)
+    fill(queries, x)
+    if inner.integers != 0:
+        quantize(queries)
+    begin(search, queries, offset)
+    order(queries, room)
+    starts, sums = room + 4 * block, room + 4 * block + 4 * queries.m * queries.width
+    if rows.has_blocks != 0:
+        fill_starts(inner, rows, queries, starts, sums)
     for start, stop in ((0, rows.tail_start), (rows.tail_start, rows.n)):
         for first in range(start, stop, block):
             n = min(block, stop - first)
-            if len(scratch.scales) > 0:
-                group_scales(rows, first, n, scratch.scales, scratch.zeros)
-            for i in range(len(offset)):
-                fast_scores(inner, batch, i, offset[i], rows, first, n, scratch)
-                refine(inner, batch, i, offset[i], rows, first, n, ids, allow, scores[i], kept[i], scratch)
-    sort_best_first(scores, kept, ids)
+            if rows.has_blocks != 0:
+                place_blocks(rows, first, n, blocks_at, sums + 4 * queries.m * queries.lanes)
+            for i in range(queries.m):
+                query = queries.codes + queries.width * i
+                if inner.integers == 0:
+                    query = queries.values + 4 * queries.width * i
+                if rows.has_blocks != 0:
+                    blocks = read_block_rows(blocks_at)
+                    blocks.query, blocks.out = query, room
+                    blocks.starts, blocks.sums = starts + 4 * queries.width * i, sums + 4 * queries.lanes * i
+                    call(inner.block_dots if inner.integers != 0 else inner.float_block_dots, (blocks_at,))
+                else:
+                    function = inner.dots if inner.integers != 0 else inner.float_dots
+                    tables, at = rows.table + first * rows.table_row, row_address(rows, first)
+                    call(function, (query, at, rows.row_bytes, rows.dim, n, tables, rows.table_row, room))
+                complete(inner, rows, queries, i, first, n, room)
+                look(inner, rows, queries, search, i, first, n, room)
+    finish(inner, rows, queries, search)
+
+
+def scan_room(rows: RowAddresses, m: int, width: int, lanes: int, block: int) -> int:
+    """Bytes of scratch: dot products of a block, starts and sums of queries, and float32 scales of a block."""
+    scales = 2 * 4 * block * lanes if rows.coarse else 0
+    return 4 * (block + 16) + 4 * m * width + 4 * m * lanes + scales
+
+
+@helper
+def fill_starts(inner, rows, queries, starts, sums):
+    """What `BlockRows` wants of queries beside their numbers."""
+    step, width = queries.step_length, queries.width
+    for i in range(queries.m):
+        if inner.integers != 0:
+            for at in range(0, width, step):
+                total = starts + 4 * width * i + at // step * 64
+                for lane in range(16):
+                    poke_i32(total + 4 * lane, np.int32(0))
+                for d in range(at, at + step):
+                    lane = total + d % 64 // 4 * 4
+                    poke_i32(lane, peek_i32(lane) - inner.bias * np.int32(peek_i8(queries.codes + width * i + d)))
+        unit = np.float32(rows.unit if inner.integers == 0 else rows.integer_unit)
+        for b in range(rows.blocks):
+            at = 4 * (queries.lanes * i + b)
+            total = np.float32(0)
+            if inner.integers != 0:
+                total += peek_i32(queries.totals + at)
+            else:
+                for d in range(b * rows.block, min((b + 1) * rows.block, rows.dim)):
+                    total += peek_f32(queries.values + 4 * (width * i + d))
+            poke_f32(sums + at, total / unit)
+
+
+@helper
+def place_blocks(rows, first, n, blocks_at, scratch):
+    """Say where a block of rows lies, with its scales; those of two levels are multiplied into `scratch`."""
+    blocks = read_block_rows(blocks_at)
+    blocks.n = n
+    blocks.rows = row_address(rows, first)
+    blocks.table = rows.table + first * rows.table_row
+    if rows.fine != 0:
+        blocks.scale = fine_address(rows, first)
+    if rows.zero != 0:
+        blocks.zero = zero_address(rows, first)
+    if rows.coarse != 0 and rows.common == 0:
+        for j in range(n):
+            block_scales(rows, first + j, scratch + j * blocks.scale_row, scratch + (n + j) * blocks.scale_row)
+        blocks.scale = scratch
+
+
+@helper
+def complete(inner, rows, queries, i, first, n, raw):
+    """Fast scores from the sums at `raw`, in their place: sum * step * unit * scale + bias."""
+    factor, shift = np.float32(rows.unit), np.int32(0)
+    if inner.integers != 0:
+        factor = np.float32(rows.integer_unit) * peek_f32(queries.steps + 4 * queries.lanes * i)
+        shift = np.int32(inner.bias) * peek_i32(queries.totals + 4 * queries.lanes * i)
+    if rows.common != 0:
+        factor *= np.float32(rows.common)
+    if inner.integers != 0 and rows.has_blocks == 0:
+        for j in range(n):
+            poke_f32(raw + 4 * j, np.float32(peek_i32(raw + 4 * j) - shift) * factor)
+    else:
+        for j in range(n):
+            poke_f32(raw + 4 * j, peek_f32(raw + 4 * j) * factor)
+    if rows.scale != 0:
+        for j in range(n):
+            poke_f32(raw + 4 * j, peek_f32(raw + 4 * j) * peek_f32(rows.scale + 4 * (first + j)))
+    if rows.bias != 0:
+        for j in range(n):
+            poke_f32(raw + 4 * j, peek_f32(raw + 4 * j) + peek_f32(rows.bias + 4 * (first + j)))
+    for j in range(n, (n + 15) // 16 * 16):
+        poke_f32(raw + 4 * j, np.float32(-np.inf))
+
+
+@helper
+def look(inner, rows, queries, search, i, first, n, fast):
+    """Offer the rows of a block whose fast scores are not below what is needed."""
+    for group in range(0, n, 16):
+        found = at_least(fast + 4 * group, peek_f32(search.needed + 4 * i))
+        while found != 0:
+            j = group + lowest_bit(found)
+            found &= found - 1
+            score = peek_f32(fast + 4 * j)
+            if j >= n or score < peek_f32(search.needed + 4 * i):
+                continue
+            if search.allow == 0 or peek_u8(search.allow + first + j) != 0:
+                offer(inner, rows, queries, search, i, first + j, score)
+
+
+@kernel
+def scan_batch(inner_at, rows_at, queries_at, search_at, panels_at, group_at, x, offset, scores, kept):
+    inner, rows, queries, search = (
+        read_inner(inner_at),
+        read_rows(rows_at),
+        read_queries(queries_at),
+        read_search(search_at),
+    )
+    panels, group = read_panels(panels_at), read_group(group_at)
+    search.scores, search.kept = np.intp(scores.ctypes.data), np.intp(kept.ctypes.data)
+    fill(queries, x)
+    quantize(queries)
+    begin(search, queries, offset)
+    fill_panels(panels, queries, inner.bias, True)
+    for first in range(0, rows.n, group.n):
+        unpack_group(inner, rows, first, group, True)
+        p = 0
+        while p < panels.n:
+            count, width = tile_shape(panels.n - p)
+            for j in range(0, group.n, count):
+                # The sums of a tile are looked at while they are in the L1 cache.
+                for at in range(group.sums, group.sums + count * group.sum_stride, 64):
+                    store_i32(at, zero_i32())
+                for b in range(rows.blocks):
+                    add_tile(rows, panels, p, b, group, j, group.sums, first + group.n + j)
+                for row in range(first + j, min(first + j + count, rows.n)):
+                    if search.allow != 0 and peek_u8(search.allow + row) == 0:
+                        continue
+                    bias = peek_f32(rows.bias + 4 * row) if rows.bias != 0 else np.float32(0)
+                    fast = group.sums + group.sum_stride * (row - first - j)
+                    for panel in range(width):
+                        needed = search.needed + 64 * (p + panel)
+                        look_at_lanes(
+                            inner, rows, queries, search, 16 * (p + panel), row, fast + 64 * panel, bias, needed
+                        )
+            p += width
+    finish(inner, rows, queries, search)
+
+
+@helper
+def look_at_lanes(inner, rows, queries, search, i, row, fast, bias, needed):
+    """Offer a row to those of the queries from i on whose fast scores, less the bias, are not below what is needed."""
+    found = reaching(fast, bias, needed)
+    while found != 0:
+        lane = lowest_bit(found)
+        found &= found - 1
+        offer(inner, rows, queries, search, i + lane, row, peek_f32(fast + 4 * lane) + bias)
 
 
 def topk(
@@ -164,37 +248,59 @@ def topk(
     max_norm: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """As `reference.topk`, to the bit."""
-    offset = writable(offset)
-    scores = np.full((len(values), k), -np.inf, np.float32)
-    kept = np.full((len(values), k), -1, np.int64)
-    addresses, _tail = addressed(rows)
-    kind, places, limits = kind_of(rows), (address(ids), address(allow)), bounds(rows, max_norm)
-    if kind in INTEGER_KINDS and len(values) >= BATCH_QUERIES:
+    values, offset = contiguous(values), contiguous(offset)
+    m, n = len(values), len(rows.data)
+    scores, kept = np.full((m, k), -np.inf, np.float32), np.full((m, k), -1, np.int64)
+    found, kind = addressed(rows), kind_of(rows)
+    integers = kind in INTEGER_KINDS
+    search = search_for(
+        m, k, n, decoded_stride(rows.dim), norm=max_norm, bias=found.largest_bias, scale=largest_scale(rows, max_norm),
+        signs=rows.kind == "sign" and not rows.block, integers=integers, ids=address(ids), allow=address(allow),
+    )  # fmt: skip
+    if integers and m >= BATCH_QUERIES:
         functions = inner(kind, "unpack", "decode")
-        batch = empty_batch(values, functions.step)
-        x = activations(values, addresses, functions.step, per_block=False)
-        packed = panels(x)
-        group = group_of_rows(addresses, x.codes.shape[1], 4)
-        decoded = decode_scratch(rows.dim)
+        queries = queries_for(found, m, functions.step)
+        panels, group = panels_for(queries), group_for(found, queries, 0)
         scan_batch(
-            functions, batch, x, packed, group, thresholds(packed.n), offset, addresses, *places, limits, decoded,
-            scores, kept,
+            functions.address, found.address, queries.address, search.address, panels.address, group.address, values,
+            offset, scores, kept,
         )  # fmt: skip
         return kept, scores
-    functions = inner(kind, "block_dots" if rows.block else "dots", "decode")
-    batch = empty_batch(values, functions.step)
-    block = max(16, BLOCK_BYTES // addresses.row_bytes // 16 * 16)
-    scratch = scratch_for(addresses, block, rows.block > 0 and functions.integers > 0)
-    scan(functions, batch, offset, addresses, *places, limits, scratch, scores, kept)
+    functions = inner(kind, f"{'' if integers else 'float_'}{'block_' if found.has_blocks else ''}dots", "decode")
+    queries = queries_for(found, m, functions.step)
+    block = max(16, BLOCK_BYTES // found.row_bytes // 16 * 16)
+    blocks = block_rows(found, queries)
+    room = Room(scan_room(found, m, queries.width, queries.lanes, block))
+    scan(
+        functions.address, found.address, queries.address, search.address, blocks.address, room.pieces[0], block,
+        values, offset, scores, kept,
+    )  # fmt: skip
     return kept, scores
 
 
-def bounds(rows: Rows, max_norm: float) -> Bounds:
-    """What limits the error of the fast pass over rows."""
-    blocks, kind = rows.block > 0, kind_of(rows)
-    bias = 0.0 if rows.bias is None or not len(rows.bias) else max(float(rows.bias.max()), -float(rows.bias.min()))
+def block_rows(rows: RowAddresses, queries: Queries) -> BlockRows:
+    """What stays the same from block of rows to block of rows."""
+    through_scratch = rows.coarse and not rows.common
+    return BlockRows(
+        places=rows.places,
+        row_bytes=rows.row_bytes,
+        dim=rows.dim,
+        table_row=rows.table_row,
+        table_block=rows.table_block,
+        block=rows.block,
+        blocks=rows.blocks,
+        scale_kind=SCALE_FLOAT32 if through_scratch else rows.fine_kind,
+        scale_bytes=4 if through_scratch else rows.fine_bytes,
+        scale_row=4 * queries.lanes if through_scratch else rows.fine_row,
+        zero_kind=rows.zero_kind,
+        zero_bytes=rows.zero_bytes,
+        zero_row=rows.zero_row,
+    )
+
+
+def largest_scale(rows: Rows, max_norm: float) -> float:
+    """No row scale is larger."""
+    if rows.block or rows.kind == "float32":
+        return addressed(rows).largest_scale
     # A row scale times the smallest level is at most the norm of a row, unless block scales or float32 make that tiny.
-    scale = max_norm * 2.0**36
-    if blocks or rows.kind == "float32":
-        scale = 1.0 if rows.scale is None or not len(rows.scale) else float(np.abs(rows.scale).max())
-    return Bounds(max_norm, bias, scale, rows.kind == "sign" and not blocks, kind in INTEGER_KINDS)
+    return max_norm * 2.0**36

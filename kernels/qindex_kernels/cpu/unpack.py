@@ -5,7 +5,7 @@ Packing: kernels/README.md.
 """
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from qindex_kernels.cpu.simd import (
@@ -27,11 +27,9 @@ from qindex_kernels.cpu.simd import (
     _vec,
     f32x16,
     i32x16,
-    poke_f32,
-    store_f32,
     u8x64,
 )
-from qindex_kernels.cpu.sources import helper
+from qindex_kernels.cpu.sources import inlined
 from qindex_kernels.cpu.target import PATH
 
 # Which numbers a row holds. BITSn is an integer of n bits: a place in a table of levels (2 to 4 bits), or a number.
@@ -322,34 +320,6 @@ SCALE_FLOAT32, SCALE_FLOAT16, SCALE_E4M3, SCALE_E8M0 = range(4)
 
 
 @intrinsic(prefer_literal=True)
-def scale1(typingctx, kind, address):
-    """The block scale at an address, as float32."""
-    if not _is_literal(kind):
-        return None
-    value = kind.literal_value
-
-    def codegen(context, builder, signature, args):
-        address = args[1]
-        if value == SCALE_FLOAT32:
-            return _peek(builder, address, F32)
-        if value == SCALE_E8M0:
-            # 2 ** -127, code 0, is subnormal: half of the smallest normal number.
-            code = builder.zext(_peek(builder, address, I8), I32)
-            normal = builder.shl(code, I32(23))
-            return builder.bitcast(builder.select(builder.icmp_unsigned("==", code, I32(0)), I32(1 << 22), normal), F32)
-        if value == SCALE_FLOAT16 and PATH != "portable":
-            return builder.fpext(_peek(builder, address, F16), F32)
-        bits, top = (16, 13) if value == SCALE_FLOAT16 else (8, 20)
-        word = builder.zext(_peek(builder, address, ir.IntType(bits)), I32)
-        sign = builder.shl(builder.lshr(word, I32(bits - 1)), I32(31))
-        size = builder.shl(builder.and_(word, I32((1 << bits - 1) - 1)), I32(top))
-        number = builder.bitcast(builder.or_(sign, size), F32)
-        return builder.fmul(number, F32(2.0**112 if value == SCALE_FLOAT16 else 2.0**120))
-
-    return types.float32(kind, types.intp), codegen
-
-
-@intrinsic(prefer_literal=True)
 def scale16(typingctx, kind, address):
     """Sixteen block scales from an address on."""
     if not _is_literal(kind):
@@ -375,33 +345,13 @@ def scale16(typingctx, kind, address):
     return f32x16(kind, types.intp), codegen
 
 
-@njit(inline="always")
-def scale_at(kind, address, index):
-    """Number `index` of a level of a scale tree whose `kind` is known at run time."""
+@inlined
+def scales16(kind, address):
+    """Sixteen numbers of a level of a scale tree, whose `kind` is known at run time."""
     if kind == SCALE_E8M0:
-        return scale1(SCALE_E8M0, address + index)
+        return scale16(SCALE_E8M0, address)
     if kind == SCALE_FLOAT16:
-        return scale1(SCALE_FLOAT16, address + 2 * index)
+        return scale16(SCALE_FLOAT16, address)
     if kind == SCALE_FLOAT32:
-        return scale1(SCALE_FLOAT32, address + 4 * index)
-    return scale1(SCALE_E4M3, address + index)
-
-
-@helper
-def decode_scales(kind, address, index, n, out):
-    """Numbers `index` to `index + n - 1` of a level of a scale tree, as float32 to an address."""
-    whole = n // 16 * 16
-    if kind == SCALE_E8M0:
-        for i in range(0, whole, 16):
-            store_f32(out + 4 * i, scale16(SCALE_E8M0, address + index + i))
-    elif kind == SCALE_FLOAT16:
-        for i in range(0, whole, 16):
-            store_f32(out + 4 * i, scale16(SCALE_FLOAT16, address + 2 * (index + i)))
-    elif kind == SCALE_FLOAT32:
-        for i in range(0, whole, 16):
-            store_f32(out + 4 * i, scale16(SCALE_FLOAT32, address + 4 * (index + i)))
-    else:
-        for i in range(0, whole, 16):
-            store_f32(out + 4 * i, scale16(SCALE_E4M3, address + index + i))
-    for i in range(whole, n):
-        poke_f32(out + 4 * i, scale_at(kind, address, index + i))
+        return scale16(SCALE_FLOAT32, address)
+    return scale16(SCALE_E4M3, address)

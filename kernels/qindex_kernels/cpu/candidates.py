@@ -1,0 +1,151 @@
+"""Rows that may be among the k best, until their exact scores say so.
+
+A fast score is `scale * <query, numbers> + bias`, wrong by at most a query's margin. Of a query, the k best fast scores
+so far are kept: a row below the worst of them by more than two margins has k better ones. Other rows are candidates.
+When their room is full, those that have fallen behind since are dropped, or, if they are few, all are scored exactly.
+So the result is that of exact scoring, whatever the fast pass does, and few rows are ever scored twice.
+"""
+
+import numpy as np
+
+from qindex_kernels.cpu.exact import exact_score
+from qindex_kernels.cpu.heap import is_worse, replace_smallest, replace_worst, sort_best_first
+from qindex_kernels.cpu.record import INTEGER, REAL, Record, Room, reader
+from qindex_kernels.cpu.simd import peek_f32, peek_f64, peek_i8, peek_i64, poke_f32, poke_f64, poke_i64
+from qindex_kernels.cpu.sources import helper
+
+SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
+
+
+class Search(Record):
+    """What is known of the best rows for each of `m` queries."""
+
+    _fields_ = (
+        ("m", INTEGER),
+        ("k", INTEGER),
+        ("capacity", INTEGER),  # candidates of one query
+        ("margins", INTEGER),  # float64 (m,)
+        ("offsets", INTEGER),  # float64 (m,)
+        ("needed", INTEGER),  # float32 (m,), in whole registers: the fast score of a candidate
+        ("best", INTEGER),  # float32 (m, k): heaps of fast scores
+        ("counts", INTEGER),  # int64 (m,)
+        ("rows", INTEGER),  # int64 (m, capacity)
+        ("fast", INTEGER),  # float32 (m, capacity)
+        ("scores", INTEGER),  # float32 (m, k), and int64: heaps of exactly scored rows
+        ("kept", INTEGER),
+        ("ids", INTEGER),  # int64 (n,)
+        ("allow", INTEGER),  # bool (n,), or 0
+        ("decoded", INTEGER),  # room for exact.decode_row
+        # What the error of a fast score depends on, beside the query.
+        ("norm", REAL),  # no decoded and scaled row is longer, nor its levels or its zeros alone
+        ("bias", REAL),  # no row bias is larger
+        ("scale", REAL),  # no row scale is larger
+        ("signs", INTEGER),  # rows of signs under a row scale
+        ("integers", INTEGER),  # the fast pass takes the int8 form of the query
+    )
+
+
+read_search = reader(Search)
+
+
+def search_for(m: int, k: int, n: int, stride: int, **known: float) -> Search:
+    """Room for the candidates of m queries among n rows, whose decoded form takes `stride` bytes."""
+    capacity, lanes = min(n, 4 * k + 64), -(-m // 64) * 64
+    room = Room(8 * m, 8 * m, 4 * lanes, 4 * m * k, 8 * m, 8 * m * capacity, 4 * m * capacity, 3 * stride)
+    margins, offsets, needed, best, counts, rows, fast, decoded = room.pieces
+    search = Search(
+        m=m, k=k, capacity=capacity, margins=margins, offsets=offsets, needed=needed, best=best, counts=counts,
+        rows=rows, fast=fast, decoded=decoded, **known,
+    )  # fmt: skip
+    search.room = room
+    return search
+
+
+@helper
+def begin(search, queries, offset):
+    """Bound the errors of the fast scores, once queries are quantized; nothing is known of rows."""
+    for i in range((search.m + 63) // 64 * 64):
+        poke_f32(search.needed + 4 * i, np.float32(-np.inf if i < search.m else np.inf))
+    for i in range(search.m * search.k):
+        poke_f32(search.best + 4 * i, np.float32(-np.inf))
+    for i in range(search.m):
+        poke_f64(search.offsets + 8 * i, offset[i])
+        values, codes = queries.values + 4 * queries.width * i, queries.codes + queries.width * i
+        step = np.float64(peek_f32(queries.steps + 4 * queries.lanes * i)) if search.integers != 0 else 0.0
+        largest, squares, missed, missed_squares = 0.0, 0.0, 0.0, 0.0
+        for d in range(queries.dim):
+            value = np.float64(peek_f32(values + 4 * d))
+            miss = abs(value - step * peek_i8(codes + d))
+            largest = max(largest, abs(value))
+            squares += value * value
+            missed += miss
+            missed_squares += miss * miss
+        # What the int8 form misses: Cauchy-Schwarz; for rows of signs the sum of the misses, under a row scale that is
+        # at most norm / sqrt(dim).
+        margin = 0.0
+        if search.signs != 0:
+            margin = missed * search.norm / np.sqrt(queries.dim)
+        elif search.integers != 0:
+            margin = np.sqrt(missed_squares) * search.norm
+        # Rounding in float32: at most dim / 16 additions in a lane, a few to join the lanes, a few to decode and to
+        # finish, each wrong by half a unit of 2 ** -23 of what the sums can reach; twice that. Levels and zeros are
+        # summed apart. Last, the underflow of products, under the unit and the row scale.
+        reach = 2 * np.sqrt(squares) * search.norm + abs(offset[i]) + search.bias
+        margin += (queries.dim / 16 + 24) * 2.0**-23 * reach
+        margin += queries.dim * SMALLEST_NORMAL * (1 + largest) * (1 + search.scale * 2.0**14)
+        poke_f64(search.margins + 8 * i, margin)
+
+
+@helper
+def offer(inner, rows, queries, search, i, row, fast):
+    """A row whose fast score for query i is not below what is needed."""
+    count = peek_i64(search.counts + 8 * i)
+    at = search.capacity * i + count
+    poke_i64(search.rows + 8 * at, row)
+    poke_f32(search.fast + 4 * at, fast)
+    poke_i64(search.counts + 8 * i, count + 1)
+    best = search.best + 4 * search.k * i
+    if fast > peek_f32(best):
+        replace_smallest(best, search.k, fast)
+        need(search, i, np.float64(peek_f32(best)) - 2 * peek_f64(search.margins + 8 * i))
+    if count + 1 == search.capacity:
+        settle(inner, rows, queries, search, i, search.capacity // 2)
+
+
+@helper
+def need(search, i, fast):
+    """Raise what is needed of query i."""
+    if fast > peek_f32(search.needed + 4 * i):
+        poke_f32(search.needed + 4 * i, np.float32(fast))
+
+
+@helper
+def settle(inner, rows, queries, search, i, room):
+    """Drop candidates that have fallen behind; if more than `room` are left, score them all."""
+    own, kept = search.capacity * i, 0
+    needed = peek_f32(search.needed + 4 * i)
+    for c in range(own, own + peek_i64(search.counts + 8 * i)):
+        fast = peek_f32(search.fast + 4 * c)
+        if fast >= needed:
+            poke_f32(search.fast + 4 * (own + kept), fast)
+            poke_i64(search.rows + 8 * (own + kept), peek_i64(search.rows + 8 * c))
+            kept += 1
+    if kept > room:
+        query, offset = queries.values + 4 * queries.width * i, peek_f64(search.offsets + 8 * i)
+        scores, best = search.scores + 4 * search.k * i, search.kept + 8 * search.k * i
+        for c in range(own, own + kept):
+            row = peek_i64(search.rows + 8 * c)
+            score = exact_score(inner, query, offset, rows, row, search.decoded)
+            if is_worse(peek_f32(scores), peek_i64(best), score, row, search.ids):
+                replace_worst(scores, best, search.k, score, row, search.ids)
+        need(search, i, np.float64(peek_f32(scores)) - offset - peek_f64(search.margins + 8 * i))
+        kept = 0
+    poke_i64(search.counts + 8 * i, kept)
+
+
+@helper
+def finish(inner, rows, queries, search):
+    """Score what is left, and turn heaps into rankings."""
+    for i in range(search.m):
+        settle(inner, rows, queries, search, i, 0)
+        sort_best_first(search.scores + 4 * search.k * i, search.kept + 8 * search.k * i, search.k, search.ids)

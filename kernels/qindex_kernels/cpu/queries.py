@@ -1,0 +1,165 @@
+"""The left side of every kernel: queries or tokens, padded, rounded to int8, and packed for the tiles."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qindex_kernels.cpu.addresses import RowAddresses
+from qindex_kernels.cpu.record import INTEGER, LINE, Record, Room, reader
+from qindex_kernels.cpu.simd import (
+    larger_size,
+    largest_lane,
+    load_f32,
+    peek_f32,
+    peek_i8,
+    peek_i32,
+    poke_f32,
+    poke_i8,
+    poke_i32,
+    store_quotients,
+    zero_f32,
+)
+from qindex_kernels.cpu.sources import helper
+
+SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
+
+
+class Queries(Record):
+    """`m` queries against rows in blocks. A query that is `step * code` has one step, or one for each block."""
+
+    _fields_ = (
+        ("m", INTEGER),
+        ("dim", INTEGER),
+        ("width", INTEGER),  # dim in whole steps of the kind: numbers in a row of values and of codes
+        ("step_length", INTEGER),  # of the kind: dimensions
+        ("block", INTEGER),
+        ("blocks", INTEGER),
+        ("lanes", INTEGER),  # blocks in whole registers: numbers in a row of `steps` and of `totals`
+        ("per_block", INTEGER),  # whether each block has a step of its own
+        ("values", INTEGER),  # float32 (m, width), zeros behind dim
+        ("codes", INTEGER),  # int8 (m, width), in the order of the kind
+        ("steps", INTEGER),  # float32 (m, lanes)
+        ("totals", INTEGER),  # int32 (m, lanes): the sum of the codes of each block; the last takes what is left
+    )
+
+
+read_queries = reader(Queries)
+
+
+def queries_for(rows: RowAddresses, m: int, step: int, per_block: bool = False) -> Queries:
+    """Room for the queries of a kind that is read `step` dimensions at a time."""
+    width, lanes = -(-rows.dim // step) * step, -(-rows.blocks // 16) * 16
+    room = Room(4 * m * width, m * width, 4 * m * lanes, 4 * m * lanes)
+    values, codes, steps, totals = room.pieces
+    queries = Queries(
+        m=m, dim=rows.dim, width=width, step_length=step, block=rows.block, blocks=rows.blocks, lanes=lanes,
+        per_block=per_block, values=values, codes=codes, steps=steps, totals=totals,
+    )  # fmt: skip
+    queries.room = room
+    return queries
+
+
+@helper
+def fill(queries, x):
+    """Copy queries from an array (m, dim)."""
+    for i in range(queries.m):
+        row = queries.values + 4 * queries.width * i
+        for d in range(queries.dim):
+            poke_f32(row + 4 * d, x[i, d])
+
+
+@helper
+def quantize(queries):
+    """As `reference.quantize`, with the sums of codes, dimensions in their own order."""
+    width, block, blocks = queries.width, queries.block, queries.blocks
+    n_steps = blocks if queries.per_block != 0 else 1
+    for i in range(queries.m):
+        source, target = queries.values + 4 * width * i, queries.codes + width * i
+        for b in range(n_steps):
+            # The padding behind the last block changes nothing.
+            start, stop = b * block, (b + 1) * block if b + 1 < n_steps else width
+            largest = zero_f32()
+            for d in range(start, stop, 16):
+                largest = larger_size(largest, load_f32(source + 4 * d))
+            step = largest_lane(largest) / np.float32(127)
+            if step < SMALLEST_NORMAL:
+                step = np.float32(1)
+            poke_f32(queries.steps + 4 * (queries.lanes * i + b), step)
+            for d in range(start, stop, 16):
+                store_quotients(target + d, load_f32(source + 4 * d), step)
+        for b in range(blocks):
+            total = np.int32(0)
+            for d in range(b * block, (b + 1) * block if b + 1 < blocks else width):
+                total += np.int32(peek_i8(target + d))
+            poke_i32(queries.totals + 4 * (queries.lanes * i + b), total)
+
+
+@helper
+def order(queries, scratch):
+    """Put codes in the order in which split kinds (unpack.py) read rows, in place; `scratch` has room for a step."""
+    step, apart = queries.step_length, queries.step_length // 64
+    if apart == 1:
+        return
+    for at in range(queries.codes, queries.codes + queries.m * queries.width, step):
+        for d in range(step):
+            poke_i8(scratch + d, peek_i8(at + d))
+        for d in range(step):
+            poke_i8(at + d % apart * 64 + d // apart, peek_i8(scratch + d))
+
+
+class Panels(Record):
+    """Queries, 16 at a time, as the lanes of a tile. In each block, lanes lie side by side: 16 * n of them."""
+
+    _fields_ = (
+        ("n", INTEGER),  # as many as tiles take: fours, and at the end one, two or four
+        ("stride", INTEGER),  # bytes from panel to panel: no power of two, so that panels do not compete in the cache
+        ("codes", INTEGER),  # int8, interleaved by 4: [panel][quad][16][4]
+        ("starts", INTEGER),  # int32 (blocks, lanes): -BIAS times the totals
+        ("steps", INTEGER),  # float32 (blocks, lanes)
+        ("totals", INTEGER),  # float32 (blocks, lanes)
+        ("scratch", INTEGER),  # LINE * 4 bytes
+    )
+
+
+read_panels = reader(Panels)
+
+
+def panels_for(queries: Queries) -> Panels:
+    n = (queries.m + 15) // 16
+    n += n % 4 == 3
+    stride = 16 * queries.width + LINE
+    size = queries.blocks * 16 * n * 4
+    room = Room(n * stride, size, size, size, 4 * LINE)
+    codes, starts, steps, totals, scratch = room.pieces
+    panels = Panels(n=n, stride=stride, codes=codes, starts=starts, steps=steps, totals=totals, scratch=scratch)
+    panels.room = room
+    return panels
+
+
+@helper
+def fill_panels(panels, queries, bias, all_steps):
+    """Lay out the codes of all queries. Without `all_steps`, only those of blocks: others are multiplied with later."""
+    order(queries, panels.scratch)
+    lanes = 16 * panels.n
+    for i in range(queries.m):
+        source = queries.codes + queries.width * i
+        target = panels.codes + i // 16 * panels.stride + i % 16 * 4
+        for quad in range(queries.width // 4):
+            poke_i32(target + 64 * quad, peek_i32(source + 4 * quad))
+        for b in range(queries.blocks):
+            at, own = 4 * (lanes * b + i), 4 * queries.lanes * i
+            total = peek_i32(queries.totals + own + 4 * b)
+            poke_i32(panels.starts + at, -bias * total)
+            poke_f32(panels.totals + at, np.float32(total))
+            step = np.float32(1)
+            if queries.per_block != 0:
+                step = peek_f32(queries.steps + own + 4 * b)
+            elif all_steps:
+                step = peek_f32(queries.steps + own)
+            poke_f32(panels.steps + at, step)
+
+
+def contiguous(x: NDArray[Any]) -> NDArray[Any]:
+    """C-contiguous and writable: other arrays have another type, for which numba would compile another kernel."""
+    return x if x.flags.c_contiguous and x.flags.writeable else np.array(x, order="C")
