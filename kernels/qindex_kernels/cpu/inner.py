@@ -269,34 +269,42 @@ def block_sums(kind: int) -> Any:
         _ = sources
         whole = block % 64 == 0
         length = block if whole else 64
-        last = (dim - 1) // length * table_block
-        for first in range(0, dim, 4 * length):
-            table = first // length * table_block
-            a_table, b_table = (
-                load_table(kind, tables + table),
-                load_table(kind, tables + min(table + table_block, last)),
-            )
-            c_table = load_table(kind, tables + min(table + 2 * table_block, last))
-            d_table = load_table(kind, tables + min(table + 3 * table_block, last))
+        table, first = tables, 0
+        while first < dim:  # divisions would take as long as the products
+            a_table = load_table(kind, table)
+            b_table = load_table(kind, table + (table_block if first + length < dim else 0))
+            c_table = load_table(kind, table + (2 * table_block if first + 2 * length < dim else 0))
+            d_table = load_table(kind, table + (3 * table_block if first + 3 * length < dim else 0))
             for line in range(first * bits // 8, (first + 4 * length) * bits // 8, 64):
                 prefetch(row + AHEAD + line)
             a_sum, b_sum, c_sum, d_sum = zero_i32(), zero_i32(), zero_i32(), zero_i32()
-            for at in range(first, min(first + length, dim), step):
-                a_sum = add_dots(kind, a_sum, row, dim, at, a_table, query)
-            for at in range(first + length, min(first + 2 * length, dim), step):
-                b_sum = add_dots(kind, b_sum, row, dim, at, b_table, query)
-            for at in range(first + 2 * length, min(first + 3 * length, dim), step):
-                c_sum = add_dots(kind, c_sum, row, dim, at, c_table, query)
-            for at in range(first + 3 * length, min(first + 4 * length, dim), step):
-                d_sum = add_dots(kind, d_sum, row, dim, at, d_table, query)
+            if length == step and first + 4 * step <= dim:
+                a_sum = add_dots(kind, a_sum, row, dim, first, a_table, query)
+                b_sum = add_dots(kind, b_sum, row, dim, first + step, b_table, query)
+                c_sum = add_dots(kind, c_sum, row, dim, first + 2 * step, c_table, query)
+                d_sum = add_dots(kind, d_sum, row, dim, first + 3 * step, d_table, query)
+            else:
+                for at in range(first, min(first + length, dim), step):
+                    a_sum = add_dots(kind, a_sum, row, dim, at, a_table, query)
+                for at in range(first + length, min(first + 2 * length, dim), step):
+                    b_sum = add_dots(kind, b_sum, row, dim, at, b_table, query)
+                for at in range(first + 2 * length, min(first + 3 * length, dim), step):
+                    c_sum = add_dots(kind, c_sum, row, dim, at, c_table, query)
+                for at in range(first + 3 * length, min(first + 4 * length, dim), step):
+                    d_sum = add_dots(kind, d_sum, row, dim, at, d_table, query)
             if whole:
-                store_sums_i32(raw + 4 * (first // length), a_sum, b_sum, c_sum, d_sum)
+                store_sums_i32(raw, a_sum, b_sum, c_sum, d_sum)
+                raw += 16
             else:
                 parts = part_sums(a_sum, b_sum, c_sum, d_sum)
                 if block == 32:
-                    store_i32(raw + first // 8, pair_sums(parts, parts))
+                    store_i32(raw, pair_sums(parts, parts))
+                    raw += 32
                 else:
-                    store_i32(raw + first // 4, parts)
+                    store_i32(raw, parts)
+                    raw += 64
+            first += 4 * length
+            table += 4 * table_block
 
     return sums_of_blocks
 

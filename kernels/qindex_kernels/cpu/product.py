@@ -26,6 +26,9 @@ class Group(Record):
         ("zeros", INTEGER),  # float32
         ("sum_stride", INTEGER),  # bytes of the sums of a row
         ("sums", INTEGER),  # float32 (n, lanes); of a search, the rows and lanes of one tile
+        # What the first panels ask for ahead, for a tile of one block: bytes, and bytes at every second step.
+        ("tile_bytes", INTEGER),
+        ("asked", INTEGER),
     )
 
 
@@ -38,9 +41,10 @@ def group_for(rows: RowAddresses, queries: Queries, n_panels: int) -> Group:
     n = max(1, min(GROUP_BYTES // stride, rows.n) // TILE_ROWS) * TILE_ROWS
     room = Room(n * stride, n * scale_stride, n * scale_stride, (n if n_panels else 12) * sum_stride)
     unpacked, scales, zeros, sums = room.pieces
+    tile_bytes = tile_shape.py_func((queries.m + 15) // 16)[0] * rows.row_bytes // rows.blocks
     group = Group(
         n=n, stride=stride, unpacked=unpacked, scale_stride=scale_stride, scales=scales, zeros=zeros,
-        sum_stride=sum_stride, sums=sums,
+        sum_stride=sum_stride, sums=sums, tile_bytes=tile_bytes, asked=8 * tile_bytes // min(rows.block, rows.dim) + 1,
     )  # fmt: skip
     group.room = room
     return group
@@ -90,11 +94,8 @@ def add_tile(rows, panels, p, b, group, j, sums, next_row):
     panel = panels.codes + p * panels.stride + at * 16
     start, step = panels.starts + lanes * b + LINE * p, panels.steps + lanes * b + LINE * p
     count, n = tile_shape(panels.n - p)
-    own_bytes = count * rows.row_bytes // rows.blocks if p == 0 else 0
-    ahead, asked = (
-        rows.data + next_row * rows.row_bytes + b * own_bytes,
-        8 * own_bytes // min(rows.block, rows.dim) + (p == 0),
-    )
+    ahead = rows.data + next_row * rows.row_bytes + b * group.tile_bytes
+    asked = group.asked if p == 0 else 0
     if count == 6:
         add_integer_tile(
             6, 4, row, group.stride, panel, panels.stride, quads, start, scale, group.scale_stride, step, sums,
