@@ -108,6 +108,16 @@ def why_no_gpu() -> str | None:
     return None if torch.cuda.is_available() else f"torch {torch.__version__} finds none"
 
 
+def gpu() -> str:
+    """The GPU that kernels would run on, or why there is none."""
+    reason = why_no_gpu()
+    if reason is not None:
+        return f"none: {reason}"
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
 def dtype(array: Any) -> str:
     """What NumPy calls the dtype of an array or a tensor."""
     return str(array.dtype).removeprefix("torch.")

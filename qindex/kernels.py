@@ -350,9 +350,9 @@ def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "fl
 
 
 def machine() -> dict[str, str]:
-    """What the kernels run on: processor, vector instructions, path, threads, and where compiled kernels are kept."""
+    """What the kernels run on: processor, instructions, path, threads, GPU, and where compiled kernels are kept."""
     if forced() == "reference" or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
-        return {"kernels": "reference (NumPy)", "threads": str(threads.count)}
+        return {"kernels": "reference (NumPy)", "threads": str(threads.count), "gpu": device.gpu()}
     found = path()
     llvm = importlib.import_module("llvmlite.binding")
     known = ("sse4.2", "avx", "f16c", "fma", "avx2", "avxvnni", "neon", "dotprod", "i8mm", "bf16")
@@ -365,6 +365,7 @@ def machine() -> dict[str, str]:
         "instructions": " ".join(sorted(features)),
         "kernels": found,
         "threads": str(threads.count),
+        "gpu": device.gpu(),
         "cache": str(scan.stats.cache_path),
     }
 

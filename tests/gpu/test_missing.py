@@ -1,4 +1,4 @@
-"""Without a GPU, or without what drives one, the door says so."""
+"""Without a GPU, or without what drives one, the door and the doctor say so."""
 
 import importlib.util
 import sys
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qindex import kernels
-from qindex.device import why_no_gpu
+from qindex.device import gpu, why_no_gpu
 from qindex.formats import INT8
 from qindex.types import Codes
 
@@ -19,6 +19,8 @@ def test_what_is_not_installed_is_named_with_the_way_to_install_it(name: str, mo
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"to_device needs torch and triton: pip install 'qindex\[gpu\]'"):
         kernels.to_device(CODES, "cuda")
+    assert gpu().startswith("none: ")
+    assert name in gpu()
 
 
 @pytest.mark.skipif(why_no_gpu() is None, reason="there is a GPU here")
@@ -26,3 +28,7 @@ def test_what_is_not_installed_is_named_with_the_way_to_install_it(name: str, mo
 def test_a_machine_without_a_gpu_says_why() -> None:
     with pytest.raises(ValueError, match=r"device must be a GPU, got 'cuda', but there is none: \w"):
         kernels.to_device(CODES, "cuda")
+
+
+def test_the_doctor_knows_of_the_gpu() -> None:
+    assert kernels.machine()["gpu"] == gpu()
