@@ -7,6 +7,7 @@ agree to the bit whatever computes them, so the choice changes speed and nothing
   work (a search from the command line) run in NumPy; once those sum up to what loading costs, numba is loaded.
 - `reference`, in NumPy, also serves where numba's compiler is disabled (NUMBA_DISABLE_JIT=1).
 - QINDEX_KERNELS=reference, portable, avx2 or avx512 forces a path; it is read once, before numba is loaded.
+- Codes that `to_device` copied to a GPU are searched and multiplied there (`qindex/device.py`).
 
 Work is split over a thread pool of our own (kernels release the GIL) when it is worth more than a hand-over.
 """
@@ -18,19 +19,27 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, overload
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from qindex import device
+from qindex.device import Activations, DeviceCodes, dtype, on_device
 from qindex.formats import FORMATS
 from qindex.threads import set_threads, split, threads
 from qindex.types import BlockValues, Codes, Matches, Queries, Vectors
 from qindex_kernels.layout import Level, Rows
 
-__all__ = ["agree", "best", "machine", "matmul", "path", "score_rows", "scores", "set_threads", "topk", "warmup"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "DeviceCodes", "agree", "best", "machine", "matmul", "path", "score_rows", "scores", "set_threads", "to_device",
+    "topk", "warmup",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -184,19 +193,36 @@ def _in_the_space_of(codes: Codes, values: Vectors) -> Vectors:
     return values if columns is None else values * columns
 
 
+def to_device(codes: Codes, device: "torch.device | str") -> DeviceCodes:
+    """Copy codes to a GPU ("cuda", "cuda:1"), where `topk`, `score_rows`, `scores` and `matmul` then work on them.
+
+    Raises ValueError for a device that is no GPU of this machine and for a format without a GPU kernel; ImportError
+    where torch or triton is not installed.
+    """
+    return on_device(codes, _rows(codes), device)
+
+
 def topk(
-    queries: Queries, codes: Codes, k: int, *, ids: NDArray[np.int64], allow: NDArray[np.bool_] | None = None
+    queries: Queries,
+    codes: Codes | DeviceCodes,
+    k: int,
+    *,
+    ids: "NDArray[np.int64] | torch.Tensor",
+    allow: "NDArray[np.bool_] | torch.Tensor | None" = None,
 ) -> Matches:
     """The k best rows for each query by exact score, best first: `Matches` whose ids are **row numbers**.
 
-    `ids` (n,) breaks ties (the smaller id comes first). `allow` (n,) says which rows may be returned.
+    `ids` (n,) breaks ties (the smaller id comes first). `allow` (n,) says which rows may be returned. For codes on a
+    GPU, they may be tensors of it, which need not be moved there for each call.
     """
     _check_dim(queries.values, codes)
     if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 0:
         raise ValueError(f"k must be an integer from 0 on, got {k!r}")
-    for name, array, dtype in (("ids", ids, np.int64), ("allow", allow, np.bool_)):
-        if array is not None and (array.dtype != dtype or array.shape != (len(codes),)):
-            raise ValueError(f"{name} must be {np.dtype(dtype)} ({len(codes)},), got {array.dtype} {array.shape}")
+    for name, array, wanted in (("ids", ids, "int64"), ("allow", allow, "bool")):
+        if array is not None and (dtype(array) != wanted or array.shape != (len(codes),)):
+            raise ValueError(f"{name} must be {wanted} ({len(codes)},), got {dtype(array)} {tuple(array.shape)}")
+    if isinstance(codes, DeviceCodes):
+        return device.topk(queries, codes, k, ids, allow)
     ids = np.ascontiguousarray(ids)
     if allow is not None:
         rows = np.flatnonzero(allow)
@@ -253,7 +279,7 @@ def best(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int, ids: NDAr
     return Matches(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
 
 
-def score_rows(queries: Queries, codes: Codes, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+def score_rows(queries: Queries, codes: Codes | DeviceCodes, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Exact scores of chosen rows, (m, r) row numbers -> (m, r); row -1 scores -inf."""
     _check_dim(queries.values, codes)
     if rows.ndim != 2 or len(rows) != len(queries) or rows.dtype.kind not in "iu":
@@ -265,20 +291,31 @@ def score_rows(queries: Queries, codes: Codes, rows: NDArray[np.int64]) -> NDArr
     present = rows >= 0
     if not present.any():
         return np.full(rows.shape, -np.inf, np.float32)
-    function = _backend.function("score_rows", "score_rows", codes.format.name, rows.size * codes.data.shape[1])
     chosen = np.ascontiguousarray(np.where(present, rows, 0), np.int64)
+    if isinstance(codes, DeviceCodes):
+        return np.where(present, device.score_rows(queries, codes, chosen), np.float32(-np.inf))
+    function = _backend.function("score_rows", "score_rows", codes.format.name, rows.size * codes.data.shape[1])
     found = function(_rows(codes), _in_the_space_of(codes, queries.values), queries.offset, chosen)
     return np.where(present, found, np.float32(-np.inf))
 
 
-def scores(queries: Queries, codes: Codes) -> NDArray[np.float32]:
+def scores(queries: Queries, codes: Codes | DeviceCodes) -> NDArray[np.float32]:
     """Exact scores of every row: m queries, n codes -> (m, n) float32."""
+    if isinstance(codes, DeviceCodes):
+        _check_dim(queries.values, codes)
+        return device.scores(queries, codes)
     return score_rows(queries, codes, np.broadcast_to(np.arange(len(codes)), (len(queries), len(codes))))
 
 
-def matmul(
-    x: Vectors, codes: Codes, *, activations: Literal["float32", "int8", "int8-block"] = "float32"
-) -> NDArray[np.float32]:
+@overload
+def matmul(x: Vectors, codes: Codes, *, activations: Activations = "float32") -> NDArray[np.float32]: ...
+
+
+@overload
+def matmul(x: "torch.Tensor", codes: DeviceCodes, *, activations: Activations = "float32") -> "torch.Tensor": ...
+
+
+def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "float32") -> Any:
     """`x` (m, dim) float32 times the decoded codes, plus their offsets: (m, n) float32. One row is a matrix of one row.
 
     `float32` multiplies in float32 and sums in 16 lanes: off by at most (dim / 16 + 6) * 2 ** -24 times the sum of the
@@ -286,11 +323,16 @@ def matmul(
     times the sum of the magnitudes of the numbers; its sums are exact within a block. `int8-block` has a step for each
     block of the codes. No result depends on the number of rows of `x`, of codes, or of threads.
 
+    Beside codes on a GPU, `x` and the result are tensors of it. Rounded activations give the same bits there; float32
+    sums come in any order, off by at most (dim + 4) * 2 ** -24 times the sum of the magnitudes. Nothing waits for the
+    GPU, so the numbers of `x` are not checked: a row that is not finite gives a row that is not.
+
     Raises ValueError for another shape, for numbers that are not finite, for `int8` with codes whose levels are no
     small integers (floats of 8 bits and more, e3m2), and for `int8-block` with codes without blocks.
     """
-    if x.dtype != np.float32 or x.ndim != 2:
-        raise ValueError(f"x must be float32 (m, {codes.dim}), got {x.dtype} {x.shape}")
+    device.check_place(x, codes)
+    if dtype(x) != "float32" or x.ndim != 2:
+        raise ValueError(f"x must be float32 (m, {codes.dim}), got {dtype(x)} {tuple(x.shape)}")
     _check_dim(x, codes, "x")
     if activations not in ("float32", "int8", "int8-block"):
         raise ValueError(f'activations must be "float32", "int8" or "int8-block", got {activations!r}')
@@ -298,6 +340,8 @@ def matmul(
         raise ValueError(f'activations must be "float32" for {codes.format.name} codes, got {activations!r}')
     if activations == "int8-block" and not codes.block:
         raise ValueError('activations must be "int8" for codes without blocks, got "int8-block"')
+    if isinstance(codes, DeviceCodes):
+        return device.matmul(x, codes, activations)
     x = np.ascontiguousarray(_in_the_space_of(codes, x))
     if not np.isfinite(np.vdot(x, x)) and not np.isfinite(x).all():
         raise ValueError("x must be finite, but holds NaN or infinity")
@@ -311,16 +355,16 @@ def matmul(
     rows = _rows(codes)
     n_parts = max(1, min(threads.count, codes.data.nbytes * max(len(x) // 8, 1) // _SPLIT_BYTES))
     if n_parts == 1:
-        return function(rows, x, *options)  # type: ignore[no-any-return]
+        return function(rows, x, *options)
     parts = split(len(codes), n_parts, _ROW_GROUP)
     found = threads.map(lambda part: function(rows.part(part), x, *options), [(part,) for part in parts])
     return np.concatenate(found, axis=1)
 
 
 def machine() -> dict[str, str]:
-    """What the kernels run on: processor, vector instructions, path, threads, and where compiled kernels are kept."""
+    """What the kernels run on: processor, instructions, path, threads, GPU, and where compiled kernels are kept."""
     if forced() == "reference" or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
-        return {"kernels": "reference (NumPy)", "threads": str(threads.count)}
+        return {"kernels": "reference (NumPy)", "threads": str(threads.count), "gpu": device.gpu()}
     found = path()
     llvm = importlib.import_module("llvmlite.binding")
     known = ("sse4.2", "avx", "f16c", "fma", "avx2", "avxvnni", "neon", "dotprod", "i8mm", "bf16")
@@ -333,6 +377,7 @@ def machine() -> dict[str, str]:
         "instructions": " ".join(sorted(features)),
         "kernels": found,
         "threads": str(threads.count),
+        "gpu": device.gpu(),
         "cache": str(scan.stats.cache_path),
     }
 
@@ -351,6 +396,6 @@ def agree(queries: Queries, codes: Codes) -> bool:
     return all(map(np.array_equal, found, wanted))
 
 
-def _check_dim(values: NDArray[Any], codes: Codes, name: str = "queries") -> None:
+def _check_dim(values: Any, codes: Codes | DeviceCodes, name: str = "queries") -> None:
     if values.shape[1] != codes.dim:
-        raise ValueError(f"{name} must be (m, {codes.dim}) for these codes, got {values.shape}")
+        raise ValueError(f"{name} must be (m, {codes.dim}) for these codes, got {tuple(values.shape)}")

@@ -167,13 +167,17 @@ def test_float_matmul_compiles(form: str, m: int, compiled: Compiled) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "m"),
-    [("int8", 1), ("int8", 512), slow("sign", 64), slow("int4", 1), ("int4", 512), slow("nvfp4", 64), ("nf4", 64)],
-)
+    ("form", "m", "block_steps"),
+    [
+        ("int8", 1, False), ("int8", 512, False), slow("sign", 64, False), slow("int4", 1, True), ("int4", 512, True),
+        slow("int4", 512, False), slow("nvfp4", 64, True), ("nf4", 64, False),
+    ],
+)  # fmt: skip
 def test_int8_matmul_runs_on_tensor_cores_and_contracts_no_product_into_a_sum(
-    form: str, m: int, compiled: Compiled
+    form: str, m: int, block_steps: bool, compiled: Compiled
 ) -> None:
-    gpu.matmul.matmul(rows_of(*FORMS[form], zero=form == "int4"), queries(m), "int8")
+    rows = rows_of(*FORMS[form], zero=form == "int4")
+    gpu.matmul.matmul_int8(rows, queries(m), rows.block if block_steps else 0)
     ptx = ptx_of(compiled)
     assert (tensor_core(ptx) if m > 16 else "mma.sync") in ptx
     assert "fma." not in ptx

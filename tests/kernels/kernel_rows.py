@@ -1,4 +1,4 @@
-"""Random coded rows for the checks of this folder: every number format under every kind of scale tree.
+"""Random coded rows for the checks of this folder and of tests/gpu: every number format under every scale tree.
 
 Loads no numba, so that checks may still force a path.
 """
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qindex.formats import FORMATS
+from qindex.types import BlockValues, Codes
 from qindex_kernels import reference
 from qindex_kernels.layout import Level, Rows
 
@@ -112,6 +113,17 @@ def largest_norm(rows: Rows) -> float:
         numbers += [levels, numbers[0] - levels]
     scale = 1 if rows.scale is None else np.abs(rows.scale)
     return max(float((np.linalg.norm(part, axis=1) * scale).max(initial=0)) for part in numbers) * (1 + 1e-6)
+
+
+def coded(rows: Rows) -> Codes:
+    """The codes that the door turns into these rows."""
+
+    def values(level: Level) -> BlockValues:
+        return BlockValues(level.data, FORMATS[level.kind], level.size)
+
+    zero = None if rows.zero is None else values(rows.zero)
+    scales, norm = tuple(map(values, rows.levels)), largest_norm(rows)
+    return Codes(rows.data, FORMATS[rows.kind], rows.dim, norm, rows.scale, rows.bias, scales, zero, rows.tables)
 
 
 def assert_same_bits(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel_rows import INTEGER_KINDS, KINDS, assert_same_bits, largest_norm, made
+from kernel_rows import INTEGER_KINDS, KINDS, assert_same_bits, coded, made
 from numpy.typing import NDArray
 
 from qindex import kernels
@@ -14,17 +14,6 @@ from qindex.formats import FLOAT32, FORMATS, INT8
 from qindex.quantize.blocks import decode
 from qindex.threads import threads
 from qindex.types import BlockValues, Codes, Queries
-from qindex_kernels.layout import Level, Rows
-
-
-def coded(rows: Rows) -> Codes:
-    def values(level: Level) -> BlockValues:
-        return BlockValues(level.data, FORMATS[level.kind], level.size)
-
-    zero = None if rows.zero is None else values(rows.zero)
-    scales, norm = tuple(map(values, rows.levels)), largest_norm(rows)
-    format = FORMATS[rows.kind]
-    return Codes(rows.data, format, rows.dim, norm, rows.scale, rows.bias, scales, zero, rows.tables)
 
 
 def some_codes(kind: str = "int8", n: int = 7, dim: int = 64, tree: str = "none") -> Codes:

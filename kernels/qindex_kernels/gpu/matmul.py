@@ -2,12 +2,10 @@
 
     result[i, j] = scale[j] * <x[i], number[j]> + bias[j]
 
-activations="float32": float32 sums in any order, within the error that gemv.py states. activations="int8": each x[i] is
-rounded to int8 with one step, sums within a block are integers on tensor cores, and blocks are added in the order and
-with the float32 operations of `reference.matmul_int8`, so that results equal it to the bit.
+`matmul`: float32 sums in any order, within the error that gemv.py states. `matmul_int8`: each x[i] is rounded to int8,
+sums within a block are integers on tensor cores, and blocks are added in the order and with the float32 operations of
+`reference.matmul_int8`, so that results equal it to the bit.
 """
-
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from qindex_kernels import reference
 from qindex_kernels.gpu.decode import block_scales, block_zeros
 from qindex_kernels.gpu.dots import dots, integer_dots, load_queries
 from qindex_kernels.gpu.gemv import MAX_ACTIVATIONS, gemv
-from qindex_kernels.gpu.rows import DECODERS, DeviceRows, form, pointers
+from qindex_kernels.gpu.rows import DeviceRows, form, pointers
 
 # (most activations, rows in a tile, activations in a tile, warps); compiled for the first line that holds all.
 INTEGER_TILES = ((16, 32, 16, 4), (64, 64, 64, 4), (1 << 62, 128, 128, 8))
@@ -58,9 +56,10 @@ def _matmul_kernel(rows, x, m, result, FORM: tl.constexpr, N: tl.constexpr, M: t
 
 @triton.jit
 def _matmul_int8_kernel(
-    rows, x, steps, m, result, FORM: tl.constexpr, N: tl.constexpr, M: tl.constexpr, WIDTH: tl.constexpr
-):
-    """A program multiplies N rows with M int8 activations."""
+    rows, x, steps, m, result,
+    FORM: tl.constexpr, BLOCK_STEPS: tl.constexpr, N: tl.constexpr, M: tl.constexpr, WIDTH: tl.constexpr
+):  # fmt: skip
+    """A program multiplies N rows with M int8 activations, which have a step each, or one for each block."""
     row, row_present, token, token_present = tile(rows.n, m, N, M)
     total = tl.zeros((N, M), tl.float32)
     if FORM.block:
@@ -69,9 +68,14 @@ def _matmul_int8_kernel(
             block = first // FORM.block + tl.arange(0, 1)
             if FORM.level0 != "":
                 scale = block_scales(rows, FORM, row, row_present[:, None], block) * FORM.unit
-                total += product.to(tl.float32) * scale
+                term = product.to(tl.float32) * scale
             else:
-                total += product.to(tl.float32) * FORM.unit
+                term = product.to(tl.float32) * FORM.unit
+            if BLOCK_STEPS:
+                at = token.to(tl.int64) * tl.cdiv(rows.dim, FORM.block) + block
+                step = tl.load(steps + at, mask=token_present, other=0)[None, :]
+                term *= step
+            total += term
             if FORM.zero != "":
                 added = tl.zeros((M,), tl.int32)
                 stop = tl.minimum(first + FORM.block, rows.dim)
@@ -79,37 +83,39 @@ def _matmul_int8_kernel(
                     value = load_queries(x, token, token_present, first + offset, stop, rows.dim, WIDTH)
                     added += tl.sum(value.to(tl.int32), 1)
                 zero = block_zeros(rows, FORM, row, row_present[:, None], block)
-                total += added.to(tl.float32)[None, :] * zero
+                term = added.to(tl.float32)[None, :] * zero
+                if BLOCK_STEPS:
+                    term *= step
+                total += term
     else:
         product = integer_dots(rows, FORM, row, row_present, x, token, token_present, 0, rows.dim, WIDTH)
         total += product.to(tl.float32) * FORM.unit
-    total *= tl.load(steps + token, mask=token_present, other=0)[None, :]
+    if not BLOCK_STEPS:
+        total *= tl.load(steps + token, mask=token_present, other=0)[None, :]
     store(rows, result, total, row, row_present, token, token_present)
 
 
-def quantized(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `reference.quantize` of whole rows: int8 codes (m, dim) and steps (m,)."""
+def quantized(x: torch.Tensor, block: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `reference.quantize`: int8 codes (m, dim) and steps (m, blocks or 1)."""
+    m, dim = x.shape
+    size = block or dim
+    blocks = torch.nn.functional.pad(x, (0, -dim % size)).reshape(m, -1, size)
     # A device tensor: torch divides CUDA tensors by a Python number as a product with its reciprocal.
-    step = x.abs().amax(1) / torch.full((len(x),), 127.0, device=x.device)
+    step = blocks.abs().amax(2) / torch.full((), 127.0, device=x.device)
     step[step < reference.SMALLEST_NORMAL.item()] = 1
-    return torch.round(x / step[:, None]).to(torch.int8), step
+    codes = torch.round(blocks / step[:, :, None]).to(torch.int8)
+    return codes.reshape(m, -1)[:, :dim].contiguous(), step
 
 
-def matmul(rows: DeviceRows, x: torch.Tensor, activations: Literal["float32", "int8"] = "float32") -> torch.Tensor:
-    """x float32 (m, dim) times the rows: (m, n) float32. ValueError for int8 activations and rows of small floats."""
-    if activations not in ("float32", "int8"):
-        raise ValueError(f'activations must be "float32" or "int8", got {activations!r}')
-    if activations == "int8" and DECODERS[rows.kind].family == "small_float":
-        raise ValueError(f'rows of {rows.kind} are no integers times a unit: use activations="float32"')
+def matmul(rows: DeviceRows, x: torch.Tensor) -> torch.Tensor:
+    """x float32 (m, dim) times the rows: (m, n) float32."""
     m, n = len(x), len(rows.data)
+    result = torch.empty((m, n), dtype=torch.float32, device=x.device)
     if m == 0 or n == 0:
-        return torch.empty((m, n), dtype=torch.float32, device=x.device)
+        return result
     x = x.contiguous()
-    if activations == "int8":
-        return _matmul_int8(rows, x)
     if m <= MAX_ACTIVATIONS:
         return gemv(rows, x)
-    result = torch.empty((m, n), dtype=torch.float32, device=x.device)
     tile_n, tile_m = FLOAT_TILE
     with torch.cuda.device_of(x):
         _matmul_kernel[(triton.cdiv(n, tile_n) * triton.cdiv(m, tile_m),)](
@@ -119,17 +125,21 @@ def matmul(rows: DeviceRows, x: torch.Tensor, activations: Literal["float32", "i
     return result
 
 
-def _matmul_int8(rows: DeviceRows, x: torch.Tensor) -> torch.Tensor:
+def matmul_int8(rows: DeviceRows, x: torch.Tensor, x_block: int) -> torch.Tensor:
+    """As `reference.matmul_int8`, to the bit: x float32 (m, dim), finite, of rows that are no small floats."""
     m, n = len(x), len(rows.data)
+    result = torch.empty((m, n), dtype=torch.float32, device=x.device)
+    if m == 0 or n == 0:
+        return result
     if rows.kind == "nf4":  # its levels are rounded to integers, as reference.UNITS says
         rows = rows._replace(table=torch.from_numpy(NF4_INTEGERS).to(x.device))
-    fast, steps = quantized(x)
-    result = torch.empty((m, n), dtype=torch.float32, device=x.device)
+    fast, steps = quantized(x, x_block)
     tile_n, tile_m, warps = next(one[1:] for one in INTEGER_TILES if m <= one[0])
     width = INTEGER_WIDTH if not rows.block else min(INTEGER_WIDTH, max(32, triton.next_power_of_2(rows.block)))
     with torch.cuda.device_of(x):
         _matmul_int8_kernel[(triton.cdiv(n, tile_n) * triton.cdiv(m, tile_m),)](
             pointers(rows), fast, steps, m, result,
-            FORM=form(rows), N=tile_n, M=tile_m, WIDTH=width, num_warps=warps, enable_fp_fusion=False,
+            FORM=form(rows), BLOCK_STEPS=x_block > 0, N=tile_n, M=tile_m, WIDTH=width, num_warps=warps,
+            enable_fp_fusion=False,
         )  # fmt: skip
     return result

@@ -58,6 +58,14 @@ class DeviceRows(NamedTuple):
         return 0 if finest is None else finest.size
 
 
+def moved(array: Any, device: torch.device | str) -> torch.Tensor:
+    """A NumPy array or a tensor as a tensor of the device; shares memory where it can."""
+    if isinstance(array, torch.Tensor):
+        return array.to(device)
+    # torch takes no read-only arrays, such as those of a mapped file.
+    return torch.from_numpy(np.require(array, requirements="CW")).to(device)
+
+
 def to_device(rows: Rows, device: torch.device | str) -> DeviceRows:
     """Copy rows to a device. ValueError for a format that has no GPU kernel."""
     if rows.kind not in DECODERS:
@@ -71,12 +79,8 @@ def to_device(rows: Rows, device: torch.device | str) -> DeviceRows:
             "rows with tables of their own are searched on the CPU"
         )
 
-    def moved(array: Any) -> Any:
-        # torch takes no read-only arrays, such as those of a mapped file.
-        return None if array is None else torch.from_numpy(np.require(array, requirements="CW")).to(device)
-
     def moved_level(level: Level) -> Level:
-        return level._replace(data=moved(level.data))
+        return level._replace(data=moved(level.data, device))
 
     def largest(array: Any, of_none: float) -> float:
         return of_none if array is None or not len(array) else float(np.abs(array).max())
@@ -85,12 +89,12 @@ def to_device(rows: Rows, device: torch.device | str) -> DeviceRows:
     return DeviceRows(
         kind=rows.kind,
         dim=rows.dim,
-        data=moved(rows.data),
-        scale=moved(rows.scale),
-        bias=moved(rows.bias),
+        data=moved(rows.data, device),
+        scale=None if rows.scale is None else moved(rows.scale, device),
+        bias=None if rows.bias is None else moved(rows.bias, device),
         levels=tuple(moved_level(level) for level in rows.levels),
         zero=None if rows.zero is None else moved_level(rows.zero),
-        table=None if table is None else moved(table.reshape(16)),
+        table=None if table is None else moved(table.reshape(16), device),
         max_scale=largest(rows.scale, 1.0),
         max_bias=largest(rows.bias, 0.0),
     )

@@ -137,7 +137,7 @@ def topk(
     """As `reference.topk`, to the bit, on tensors of one device: row numbers int64 (m, k), scores float32 (m, k)."""
     found = torch.full((len(values), k), -1, dtype=torch.int64, device=values.device)
     scores = torch.full((len(values), k), float("-inf"), device=values.device)
-    if len(rows.data) == 0:
+    if len(rows.data) == 0 or k == 0:
         return found, scores
     values = values.contiguous()
     allow = None if allow is None else allow.contiguous().view(torch.uint8)
@@ -162,7 +162,7 @@ def _topk(
     margin = rounding_margin(rows, values, offset, max_norm)
     if len(values) > 1 and takes_integers(rows):
         fast, step = quantized(values)
-        missed = torch.linalg.vector_norm(values.double() - step.double()[:, None] * fast.double(), dim=1)
+        missed = torch.linalg.vector_norm(values.double() - step.double() * fast.double(), dim=1)
         blocks = shortlist(best_of_blocks(rows, fast, step, allow), k, margin + missed * max_norm)
     else:
         blocks = shortlist(best_of_blocks(rows, values, None, allow), k, margin)

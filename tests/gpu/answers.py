@@ -1,89 +1,46 @@
-"""The checks that `test_interpreter.py` runs in a process of its own, where Triton interprets its kernels in NumPy."""
+"""What the door answers for codes on a device is what the reference says. `test_answers.py` runs these checks."""
 
-import ctypes
-import mmap
 import sys
-from typing import Any
+from dataclasses import replace
 
+import kernel_rows
 import numpy as np
 import pytest
 import torch
+import triton
+from fences import fenced, fenced_rows
+from kernel_rows import TREES, assert_same_bits, coded
 from numpy.typing import NDArray
 
-from qindex.formats import FORMATS, SCALE_FORMATS
+from qindex import kernels
+from qindex.formats import FORMATS
+from qindex.types import Queries
 from qindex_kernels import reference
 from qindex_kernels.gpu import topk as topk_module
-from qindex_kernels.gpu.matmul import matmul, quantized
-from qindex_kernels.gpu.rows import DECODERS, to_device
-from qindex_kernels.gpu.score_rows import score_rows
-from qindex_kernels.gpu.topk import topk
+from qindex_kernels.gpu.matmul import quantized
+from qindex_kernels.gpu.rows import DECODERS
 from qindex_kernels.layout import Level, Rows
 
+DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 INTEGERS = [kind for kind, decoder in DECODERS.items() if decoder.family != "small_float"]
-
-# (kind, block, shared by all rows) of each level of a scale tree, and of a zero.
-TREES: dict[str, dict[str, Any]] = {
-    "row": {"levels": (), "zero": None},
-    "float32": {"levels": (("float32", 16, False),), "zero": None},
-    "mx": {"levels": (("e8m0", 32, False),), "zero": None},
-    "nv": {"levels": (("e4m3", 16, False), ("float32", 65536, True)), "zero": None},
-    "affine": {"levels": (("float16", 32, False),), "zero": ("float16", 32, False)},
-    "super": {"levels": (("float16", 16, False), ("float16", 64, False)), "zero": ("float32", 16, True)},
-    "odd": {"levels": (("float32", 48, True),), "zero": None},
-    "zero": {"levels": (), "zero": ("float32", 128, False)},
-}
 
 
 def made(
-    kind: str, n: int, dim: int, rng: np.random.Generator, tree: str = "row", scaled: bool = True, biased: bool = True
+    kind: str, n: int, dim: int, rng: np.random.Generator, tree: str = "none", scaled: bool = True, biased: bool = True
 ) -> Rows:
-    """Random rows, each of which comes twice, so that there are ties."""
-    half = (n + 1) // 2
-
-    def twice(array: NDArray[Any]) -> NDArray[Any]:
-        return np.ascontiguousarray(np.concatenate([array, array])[:n])
-
-    def level(name: str, size: int, shared: bool) -> Level:
-        blocks = -(-dim // size)
-        format = next(format for format in SCALE_FORMATS if format.name == name)
-        values = rng.uniform(0.1, 2, (1 if shared else half, blocks)).astype(np.float32)
-        data = format.encode(values)
-        data = data if format.bits == 8 else data.view(f"<f{format.bits // 8}")
-        return Level(name, size, data[0] if shared else twice(data))
-
-    format = FORMATS[kind]
-    width = format.bits
-    codes = rng.integers(0, 1 << width, (half, dim)).astype(np.uint8)
-    if width == 8 and kind != "int8":
-        codes[~np.isfinite(format.levels[codes])] = 0
-    shape = TREES[tree]
-    return Rows(
-        kind,
-        dim,
-        twice(format.pack(codes)),
-        scale=twice(rng.uniform(-1, 1, half).astype(np.float32)) if scaled else None,
-        bias=twice(rng.integers(-1, 2, half).astype(np.float32)) if biased else None,
-        levels=tuple(level(*one) for one in shape["levels"]),
-        zero=None if shape["zero"] is None else level(*shape["zero"]),
-        tables=np.sort(rng.integers(-127, 128, (1, 16)).astype(np.int8)) if kind == "table4" else None,
-    )
+    """Random rows, each of which comes twice. Those of codebook formats share one table, as GPU kernels want it."""
+    rows = kernel_rows.made(kind, n, dim, rng, tree, scaled, biased)
+    return rows if rows.tables is None or rows.tables.ndim == 2 else replace(rows, tables=rows.tables[0])
 
 
-def max_norm(rows: Rows) -> float:
-    scale = 1 if rows.scale is None else rows.scale[:, None]
-    return float(np.linalg.norm(reference.numbers(rows, slice(None)) * scale, axis=1).max()) * (1 + 1e-6)
-
-
-def assert_equal_bits(found: torch.Tensor, wanted: NDArray[np.float32]) -> None:
-    assert found.dtype == torch.float32
-    np.testing.assert_array_equal(found.numpy().view(np.int32), wanted.view(np.int32))
+def moved(rows: Rows) -> kernels.DeviceCodes:
+    return kernels.to_device(coded(rows), DEVICE)
 
 
 def assert_equal_scores(rows: Rows, values: NDArray[np.float32], chosen: NDArray[np.int64]) -> None:
     offset = np.linspace(-1, 1, len(values))
-    wanted = reference.score_rows(rows, values, offset, chosen)
-    found = score_rows(to_device(rows, "cpu"), *map(torch.from_numpy, (values, offset, chosen)))
-    assert_equal_bits(found, wanted)
+    found = kernels.score_rows(Queries(values, offset), moved(rows), chosen)
+    assert_same_bits(found, reference.score_rows(rows, values, offset, chosen))
 
 
 def assert_equal_topk(
@@ -95,12 +52,11 @@ def assert_equal_topk(
     allow: NDArray[np.bool_] | None = None,
 ) -> None:
     ids = np.arange(len(rows.data))[::-1].copy() if ids is None else ids
-    bound = max_norm(rows)
-    wanted = reference.topk(rows, values, offset, ids, allow, k, bound)
-    masked = None if allow is None else torch.from_numpy(allow)
-    found = topk(to_device(rows, "cpu"), *map(torch.from_numpy, (values, offset, ids)), masked, k, bound)
-    np.testing.assert_array_equal(found[0].numpy(), wanted[0])
-    assert_equal_bits(found[1], wanted[1])
+    codes = coded(rows)
+    wanted = reference.topk(rows, values, offset, ids, allow, k, codes.max_norm)
+    found = kernels.topk(Queries(values, offset), kernels.to_device(codes, DEVICE), k, ids=ids, allow=allow)
+    np.testing.assert_array_equal(found.ids, wanted[0])
+    assert_same_bits(found.scores, wanted[1])
 
 
 # --- decoding, and exact scores --------------------------------------------------------------------------------------
@@ -185,7 +141,7 @@ def test_a_filter_that_allows_few_or_no_rows_is_kept() -> None:
 def test_equal_rows_come_in_the_order_of_their_ids() -> None:
     rng = np.random.default_rng(4)
     rows = made("int8", 1, 40, rng, scaled=False, biased=False)
-    rows = rows._replace(data=np.repeat(rows.data, 100, 0))
+    rows = replace(rows, data=np.repeat(rows.data, 100, 0))
     ids = rng.permutation(100)
     values = rng.standard_normal((2, 40)).astype(np.float32)
     for m in (1, 2):
@@ -221,7 +177,7 @@ def test_tiny_and_huge_queries_get_the_exact_answer(size: float) -> None:
     rng = np.random.default_rng(7)
     values = (size * rng.standard_normal((2, 31))).astype(np.float32)
     rows = made("int8", 60, 31, rng, biased=False)
-    rows = rows._replace(scale=None if rows.scale is None else rows.scale * np.float32(1e10))
+    rows = replace(rows, scale=None if rows.scale is None else rows.scale * np.float32(1e10))
     for m in (1, 2):
         assert_equal_topk(rows, values[:m], np.zeros(m), 2)
 
@@ -230,11 +186,10 @@ def test_tiny_and_huge_queries_get_the_exact_answer(size: float) -> None:
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 def test_sums_that_overflow_in_float32_rule_no_row_out() -> None:
     rng = np.random.default_rng(8)
-    rows = made("int4", 64, 64, rng, "float32", scaled=False, biased=False)
     size = np.where(np.arange(64) % 32 < 16, 1e37, 1).astype(np.float32)  # of every other block of rows
-    huge = rows.levels[0]._replace(data=rows.levels[0].data * size[:, None])
-    rows = rows._replace(levels=(huge,), scale=np.float32(2) / size)
-    rows.scale[::2] *= -1  # type: ignore[index]
+    huge = Level("float32", 16, rng.uniform(0.1, 2, (64, 4)).astype(np.float32) * size[:, None])
+    scale = np.float32(2) / size * rng.choice([-1, 1], 64).astype(np.float32)
+    rows = replace(made("int4", 64, 64, rng, biased=False), levels=(huge,), scale=scale)
     values = 100 * rng.standard_normal((2, 64)).astype(np.float32)
     for m in (1, 2):
         assert_equal_topk(rows, values[:m], np.zeros(m), 2)
@@ -245,7 +200,7 @@ def test_sums_that_overflow_in_float32_rule_no_row_out() -> None:
 
 def assert_close_matmul(rows: Rows, x: NDArray[np.float32]) -> None:
     wanted = reference.matmul(rows, x)
-    found = matmul(to_device(rows, "cpu"), torch.from_numpy(x)).numpy()
+    found = kernels.matmul(torch.from_numpy(x).to(DEVICE), moved(rows)).numpy(force=True)
     scale = 1 if rows.scale is None else np.abs(rows.scale)
     reach = np.abs(x) @ np.abs(reference.numbers(rows, slice(None))).T * scale
     reach += 0 if rows.bias is None else np.abs(rows.bias)
@@ -257,32 +212,36 @@ def assert_close_matmul(rows: Rows, x: NDArray[np.float32]) -> None:
 def test_float_matmul_is_within_its_bound(kind: str) -> None:
     rng = np.random.default_rng(7)
     x = rng.standard_normal((9, 100)).astype(np.float32)
-    for m, tree in ((1, "super"), (3, "row"), (9, "mx")):  # gemv of one, gemv of several, tiles
+    for m, tree in ((1, "mx"), (3, "none"), (9, "nv")):  # gemv of one, gemv of several, tiles
         assert_close_matmul(made(kind, 11, 100, rng, tree), x[:m])
 
 
 @pytest.mark.parametrize(("n", "dim", "m"), [(1, 1, 1), (1, 513, 2), (65, 32, 65)])
 def test_float_matmul_of_any_size_is_within_its_bound(n: int, dim: int, m: int) -> None:
     rng = np.random.default_rng(n)
-    for tree in ("row", "odd"):
+    for tree in ("none", "affine"):
         rows = made("int4", n, dim, rng, tree, scaled=False)
         assert_close_matmul(rows, rng.standard_normal((m, dim)).astype(np.float32))
 
 
 def assert_equal_int8_matmul(rows: Rows, x: NDArray[np.float32]) -> None:
-    found = matmul(to_device(rows, "cpu"), torch.from_numpy(x), "int8")
-    assert_equal_bits(found, reference.matmul_int8(rows, x, 0))
+    there, codes = torch.from_numpy(x).to(DEVICE), moved(rows)
+    found = kernels.matmul(there, codes, activations="int8").numpy(force=True)
+    assert_same_bits(found, reference.matmul_int8(rows, x, 0))
+    if rows.block:
+        found = kernels.matmul(there, codes, activations="int8-block").numpy(force=True)
+        assert_same_bits(found, reference.matmul_int8(rows, x, rows.block))
 
 
 @pytest.mark.parametrize("kind", INTEGERS)
 def test_int8_matmul_equals_the_reference(kind: str) -> None:
     rng = np.random.default_rng(8)
     x = rng.standard_normal((3, 100)).astype(np.float32)
-    for tree in ("row", "nv", "affine"):
+    for tree in ("none", "nv", "affine"):
         assert_equal_int8_matmul(made(kind, 11, 100, rng, tree), x)
 
 
-@pytest.mark.parametrize("tree", ["super", "odd", "zero"])
+@pytest.mark.parametrize("tree", ["mx", "wide", "shared", "zeros"])
 def test_int8_matmul_equals_the_reference_whatever_the_blocks(tree: str) -> None:
     rng = np.random.default_rng(9)
     for n, dim, m in ((1, 1, 1), (33, 300, 17)):
@@ -294,60 +253,30 @@ def test_activations_are_rounded_as_the_reference_rounds_them() -> None:
     rng = np.random.default_rng(10)
     x = rng.standard_normal((40, 33)).astype(np.float32) * np.float32(10.0) ** rng.integers(-44, 30, (40, 1))
     x = np.concatenate([x, np.zeros((1, 33), np.float32)]).astype(np.float32)
-    codes, step = quantized(torch.from_numpy(x))
-    wanted = reference.quantize(x, 0)
-    np.testing.assert_array_equal(codes.numpy(), wanted[0])
-    np.testing.assert_array_equal(step.numpy(), wanted[1][:, 0])
+    for block in (0, 16):
+        codes, steps = quantized(torch.from_numpy(x).to(DEVICE), block)
+        wanted = reference.quantize(x, block)
+        np.testing.assert_array_equal(codes.numpy(force=True), wanted[0])
+        np.testing.assert_array_equal(steps.numpy(force=True), wanted[1])
 
 
-# --- bad input, and reads --------------------------------------------------------------------------------------------
+# --- reads -----------------------------------------------------------------------------------------------------------
 
 
-def test_rows_without_a_kernel_say_which_have_one() -> None:
-    with pytest.raises(ValueError, match=r"sign, int4, .* got int5"):
-        to_device(Rows("int5", 8, np.zeros((1, 5), np.uint8)), "cpu")
-    own = Rows("table4", 2, np.zeros((3, 1), np.uint8), tables=np.zeros((3, 1, 16), np.int8))
-    with pytest.raises(ValueError, match="one of 16 levels that all rows share"):
-        to_device(own, "cpu")
-
-
-def test_int8_activations_with_small_floats_are_refused() -> None:
-    rows = to_device(Rows("e4m3", 4, np.zeros((1, 4), np.uint8)), "cpu")
-    with pytest.raises(ValueError, match=r'e4m3 .* activations="float32"'):
-        matmul(rows, torch.zeros((1, 4)), "int8")
-
-
-def fenced(array: NDArray[Any], kept: list[mmap.mmap]) -> NDArray[Any]:
-    """A copy of `array` that ends where this process may not read."""
-    mprotect = ctypes.CDLL(None).mprotect
-    mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    size = -(-array.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
-    memory = mmap.mmap(-1, size + mmap.PAGESIZE)
-    kept.append(memory)
-    assert mprotect(ctypes.addressof(ctypes.c_char.from_buffer(memory)) + size, mmap.PAGESIZE, 0) == 0
-    copy = np.frombuffer(memory, array.dtype, array.size, size - array.nbytes).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="protects pages with Linux's mprotect")
+@pytest.mark.skipif(
+    sys.platform != "linux" or DEVICE != "cpu", reason="protects pages of memory, with Linux's mprotect"
+)
 def test_kernels_read_only_their_arrays() -> None:
     rng = np.random.default_rng(11)
-    kept: list[mmap.mmap] = []
+    ids, allow = fenced(np.arange(5), at_end=True), fenced(np.ones(5, bool), at_end=True)
     for kind, dim in (("sign", 1), ("sign", 100), ("int4", 17), ("int8", 33)):
-        rows = made(kind, 5, dim, rng, "affine")
-        rows = rows._replace(
-            data=fenced(rows.data, kept),
-            scale=fenced(rows.scale, kept),
-            bias=fenced(rows.bias, kept),
-            levels=tuple(level._replace(data=fenced(level.data, kept)) for level in rows.levels),
-            zero=rows.zero._replace(data=fenced(rows.zero.data, kept)),
-        )
-        x = fenced(rng.standard_normal((3, dim)).astype(np.float32), kept)
-        on_device = to_device(rows, "cpu")
-        assert on_device.data.data_ptr() == rows.data.ctypes.data  # the kernels read the fenced arrays themselves
-        for m in (1, 3):
-            values = torch.from_numpy(x)[-m:]
-            topk(on_device, values, torch.zeros(m).double(), torch.arange(5), torch.ones(5, dtype=torch.bool), 2, 1e3)
-            matmul(on_device, values)
-            matmul(on_device, values, "int8")
+        rows = fenced_rows(made(kind, 5, dim, rng, "affine"), at_end=True)
+        x = fenced(rng.standard_normal((3, dim)).astype(np.float32), at_end=True)
+        codes = moved(rows)
+        assert codes.rows.data.data_ptr() == rows.data.ctypes.data  # the kernels read the fenced arrays themselves
+        for values in (x[2:], x):
+            queries = Queries(values, fenced(np.zeros(len(values)), at_end=True))
+            kernels.topk(queries, codes, 2, ids=ids, allow=allow)
+            kernels.scores(queries, codes)
+            for activations in ("float32", "int8", "int8-block"):
+                kernels.matmul(torch.from_numpy(values), codes, activations=activations)
