@@ -232,8 +232,8 @@ def _padded(array: NDArray[Any], n_bytes: int) -> NDArray[np.uint8]:
 
 
 def overread(kind: int, dim: int) -> int:
-    """Bytes behind a row that kernels may read: they take STEP dimensions at a time, of each plane."""
-    end = start = 0
+    """Bytes behind a row that kernels may read: they take STEP dimensions of each plane, or whole registers of bits."""
+    end, start = (-(-dim // 512) * 64 if kind == BITS1 else 0), 0
     for width in PLANES[kind]:
         end = max(end, start + -(-dim // STEP[kind]) * STEP[kind] // 8 * width)
         start += (dim * width + 7) // 8

@@ -3,6 +3,7 @@
     dots                          <int8 query, integers of a row, plus BIAS>, int32
     float_dots                    <float32 query, numbers of a row / unit>, float32
     block_dots, float_block_dots  the same over numbers with block scales, float32
+    hamming                       twice the number of bits in which query and row differ, int32
     block_sums                    <int8 query, integers of a row, plus BIAS> over each block, int32
     unpack                        the integers of a row, plus BIAS, as unsigned bytes
     decode                        the numbers of a row as float32
@@ -24,6 +25,7 @@ from numba.extending import intrinsic
 
 from qindex_kernels.cpu.record import INTEGER, Record, reader
 from qindex_kernels.cpu.simd import (
+    add_differences,
     add_scaled,
     first_lanes,
     fma_f32,
@@ -73,6 +75,7 @@ class Inner(Record):
         ("float_dots", INTEGER),
         ("block_dots", INTEGER),
         ("float_block_dots", INTEGER),
+        ("hamming", INTEGER),
         ("block_sums", INTEGER),
         ("unpack", INTEGER),
         ("decode", INTEGER),
@@ -106,16 +109,15 @@ def dots(kind: int) -> Any:
     @_inner(8)
     def integer_dots(query, rows, row_bytes, dim, n, tables, table_row, raw):
         _ = sources  # a cell of this closure, and so part of numba's cache key
+        last, last_table = rows + (n - 1) * row_bytes, tables + (n - 1) * table_row
         for j in range(0, n, 4):
-            # Past the end the last row is taken again.
-            second, third, fourth = min(j + 1, n - 1), min(j + 2, n - 1), min(j + 3, n - 1)
-            a, b = rows + j * row_bytes, rows + second * row_bytes
-            c, d = rows + third * row_bytes, rows + fourth * row_bytes
-            a_table, b_table = load_table(kind, tables + j * table_row), load_table(kind, tables + second * table_row)
-            c_table, d_table = (
-                load_table(kind, tables + third * table_row),
-                load_table(kind, tables + fourth * table_row),
-            )
+            a, b, c, d = rows, rows + row_bytes, rows + 2 * row_bytes, rows + 3 * row_bytes
+            b_at, c_at, d_at = tables + table_row, tables + 2 * table_row, tables + 3 * table_row
+            if j + 4 > n:  # past the end the last row is taken again
+                b, c, d = min(b, last), min(c, last), min(d, last)
+                b_at, c_at, d_at = min(b_at, last_table), min(c_at, last_table), min(d_at, last_table)
+            a_table, b_table = load_table(kind, tables), load_table(kind, b_at)
+            c_table, d_table = load_table(kind, c_at), load_table(kind, d_at)
             a_sum, b_sum, c_sum, d_sum = zero_i32(), zero_i32(), zero_i32(), zero_i32()
             for at in range(0, dim, step):
                 for line in range(0, step // 2 * bits, 64):
@@ -124,7 +126,10 @@ def dots(kind: int) -> Any:
                 b_sum = add_dots(kind, b_sum, b, dim, at, b_table, query)
                 c_sum = add_dots(kind, c_sum, c, dim, at, c_table, query)
                 d_sum = add_dots(kind, d_sum, d, dim, at, d_table, query)
-            store_sums_i32(raw + 4 * j, a_sum, b_sum, c_sum, d_sum)
+            store_sums_i32(raw, a_sum, b_sum, c_sum, d_sum)
+            rows += 4 * row_bytes
+            tables += 4 * table_row
+            raw += 16
 
     return integer_dots
 
@@ -257,6 +262,36 @@ def float_block_dots(kind: int) -> Any:
 
 
 @cache
+def hamming(kind: int) -> Any:
+    """`query` and `mask` have bits in whole registers; the mask, ones for the dimensions there are."""
+    sources = SOURCES
+
+    @_inner(7)
+    def differing_bits(query, mask, rows, row_bytes, n, last, raw):
+        _ = sources
+        group = 4 * row_bytes
+        for j in range(0, n, 4):
+            a, b, c, d = rows, rows + row_bytes, rows + 2 * row_bytes, rows + 3 * row_bytes
+            if j + 4 > n:
+                b, c, d = min(b, last), min(c, last), min(d, last)
+            a_sum, b_sum, c_sum, d_sum = zero_i32(), zero_i32(), zero_i32(), zero_i32()
+            at = 0
+            while at < row_bytes:
+                for line in range(0, 256, 64):
+                    prefetch(rows + AHEAD + 4 * at + line)
+                a_sum = add_differences(a_sum, a + at, query + at, mask + at)
+                b_sum = add_differences(b_sum, b + at, query + at, mask + at)
+                c_sum = add_differences(c_sum, c + at, query + at, mask + at)
+                d_sum = add_differences(d_sum, d + at, query + at, mask + at)
+                at += 64
+            store_sums_i32(raw, a_sum, b_sum, c_sum, d_sum)
+            rows += group
+            raw += 16
+
+    return differing_bits
+
+
+@cache
 def block_sums(kind: int) -> Any:
     """raw[b] = <int8 query, integers of a row, plus BIAS> over block b, int32, with room for 16 more numbers.
 
@@ -316,10 +351,11 @@ def float_dots(kind: int) -> Any:
     @_inner(8)
     def dots_of_floats(query, rows, row_bytes, dim, n, tables, _table_row, raw):
         _ = sources
-        table = load_table(kind, tables)
+        table, last = load_table(kind, tables), rows + (n - 1) * row_bytes
         for j in range(0, n, 4):
-            a, b = rows + j * row_bytes, rows + min(j + 1, n - 1) * row_bytes
-            c, d = rows + min(j + 2, n - 1) * row_bytes, rows + min(j + 3, n - 1) * row_bytes
+            a, b, c, d = rows, rows + row_bytes, rows + 2 * row_bytes, rows + 3 * row_bytes
+            if j + 4 > n:
+                b, c, d = min(b, last), min(c, last), min(d, last)
             a_sum, b_sum, c_sum, d_sum = zero_f32(), zero_f32(), zero_f32(), zero_f32()
             for group in range((dim + 15) // 16):
                 for line in range(0, 8 * bits, 64):
@@ -329,7 +365,9 @@ def float_dots(kind: int) -> Any:
                 b_sum = fma_f32(b_sum, decode16(kind, b, dim, group, table), q)
                 c_sum = fma_f32(c_sum, decode16(kind, c, dim, group, table), q)
                 d_sum = fma_f32(d_sum, decode16(kind, d, dim, group, table), q)
-            store_sums_f32(raw + 4 * j, a_sum, b_sum, c_sum, d_sum)
+            store_sums_f32(raw, a_sum, b_sum, c_sum, d_sum)
+            rows += 4 * row_bytes
+            raw += 16
 
     return dots_of_floats
 
@@ -377,7 +415,7 @@ def decode(kind: int) -> Any:
 
 _FUNCTIONS = {
     function.__name__: function
-    for function in (dots, float_dots, block_dots, float_block_dots, block_sums, unpack, decode)
+    for function in (dots, float_dots, block_dots, float_block_dots, hamming, block_sums, unpack, decode)
 }
 
 

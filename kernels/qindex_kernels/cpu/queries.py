@@ -20,7 +20,7 @@ from qindex_kernels.cpu.simd import (
     store_quotients,
     zero_f32,
 )
-from qindex_kernels.cpu.sources import helper
+from qindex_kernels.cpu.sources import helper, inlined
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 
@@ -106,6 +106,32 @@ def order(queries, scratch):
             poke_i8(scratch + d, peek_i8(at + d))
         for d in range(step):
             poke_i8(at + d % apart * 64 + d // apart, peek_i8(scratch + d))
+
+
+@inlined
+def bits_stride(dim):
+    """Bytes of the bits of a query, in whole registers."""
+    return (dim + 511) // 512 * 64
+
+
+@helper
+def pack_signs(queries, bits):
+    """Whether all numbers of each query are of one size; if so, their signs as bits, and a mask behind the last."""
+    stride = bits_stride(queries.dim)
+    for i in range(queries.m + 1):
+        row, out = queries.values + 4 * queries.width * i, bits + i * stride
+        for at in range(0, stride, 4):
+            poke_i32(out + at, np.int32(0))
+        for d in range(queries.dim):
+            sign = True
+            if i < queries.m:
+                value = peek_f32(row + 4 * d)
+                if abs(value) != abs(peek_f32(row)) or value == 0:
+                    return False
+                sign = value > 0
+            if sign:
+                poke_i8(out + d // 8, np.int8(peek_i8(out + d // 8) | 1 << d % 8))
+    return True
 
 
 class Panels(Record):

@@ -211,6 +211,19 @@ def _dot_u8i8(builder, acc, a, b):
     return builder.add(acc, builder.add(_stride(builder, pairs, 0, 2), _stride(builder, pairs, 1, 2)))
 
 
+@intrinsic
+def add_differences(typingctx, acc, a, b, mask):
+    """Add to the int32 lanes of `acc` twice the number of bits that differ at two addresses, where a mask has ones."""
+
+    def codegen(context, builder, signature, args):
+        a, b, mask = (_load(builder, address, u8x64.llvm) for address in args[1:])
+        bits = builder.and_(builder.xor(a, b), mask)
+        counts = _call(builder, "llvm.ctpop.v64i8", u8x64.llvm, bits)
+        return _dot_u8i8(builder, args[0], counts, _const(u8x64.llvm, 2))
+
+    return i32x16(i32x16, types.intp, types.intp, types.intp), codegen
+
+
 def _group_sums(builder, rows, add):
     """Four vectors of 16 lanes -> the sums of each four lanes, by group and then by row."""
 
@@ -320,6 +333,20 @@ def first_lanes(typingctx, a, n):
         return builder.select(kept, args[0], _const(f32x16.llvm, 0.0))
 
     return f32x16(f32x16, types.intp), codegen
+
+
+@intrinsic
+def load_first(typingctx, address, n):
+    """The first n, but no more than sixteen, float32 numbers at an address, and zeros; nothing behind them is read."""
+
+    def codegen(context, builder, signature, args):
+        places = ir.Constant(i32x16.llvm, list(range(16)))
+        kept = builder.icmp_signed("<", places, _splat(builder, builder.trunc(args[1], I32), 16))
+        pointer = builder.inttoptr(args[0], f32x16.llvm.as_pointer())
+        name, none = "llvm.masked.load.v16f32.p0", _const(f32x16.llvm, 0.0)
+        return _call(builder, name, f32x16.llvm, pointer, I32(1), kept, none)
+
+    return f32x16(types.intp, types.intp), codegen
 
 
 @intrinsic

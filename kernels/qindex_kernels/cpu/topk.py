@@ -27,10 +27,12 @@ from qindex_kernels.cpu.inner import INTEGER_KINDS, BlockRows, call, inner, read
 from qindex_kernels.cpu.product import add_tile, group_for, read_group, tile_shape, unpack_group
 from qindex_kernels.cpu.queries import (
     Queries,
+    bits_stride,
     contiguous,
     fill,
     fill_panels,
     order,
+    pack_signs,
     panels_for,
     quantize,
     queries_for,
@@ -39,7 +41,12 @@ from qindex_kernels.cpu.queries import (
 )
 from qindex_kernels.cpu.record import Room
 from qindex_kernels.cpu.simd import (
+    add_i32,
+    as_f32,
     at_least,
+    load_f32,
+    load_first,
+    load_i32,
     lowest_bit,
     peek_f32,
     peek_i8,
@@ -48,11 +55,16 @@ from qindex_kernels.cpu.simd import (
     poke_f32,
     poke_i32,
     reaching,
+    scaled,
+    splat_i32,
+    store_f32,
     store_i32,
+    sum_f32,
+    times,
     zero_i32,
 )
 from qindex_kernels.cpu.sources import helper, kernel
-from qindex_kernels.cpu.unpack import SCALE_FLOAT32
+from qindex_kernels.cpu.unpack import BITS1, SCALE_FLOAT32
 from qindex_kernels.layout import Rows
 
 BATCH_QUERIES = 8  # from so many on, unpacking rows for the integer tile pays
@@ -74,6 +86,8 @@ def scan(inner_at, rows_at, queries_at, search_at, blocks_at, room, block, x, of
     if inner.integers != 0:
         quantize(queries)
     begin(search, queries, offset)
+    bits = room + 4 * block  # of all queries, and a mask: the place of `starts`
+    by_bits = inner.hamming != 0 and pack_signs(queries, bits)
     order(queries, room)
     starts, sums = room + 4 * block, room + 4 * block + 4 * queries.m * queries.width
     if rows.has_blocks != 0:
@@ -92,11 +106,15 @@ def scan(inner_at, rows_at, queries_at, search_at, blocks_at, room, block, x, of
                     blocks.query, blocks.out = query, room
                     blocks.starts, blocks.sums = starts + 4 * queries.width * i, sums + 4 * queries.lanes * i
                     call(inner.block_dots if inner.integers != 0 else inner.float_block_dots, (blocks_at,))
+                elif by_bits:
+                    stride, at = bits_stride(queries.dim), row_address(rows, first)
+                    mask, last = bits + queries.m * stride, at + (n - 1) * rows.row_bytes
+                    call(inner.hamming, (bits + i * stride, mask, at, rows.row_bytes, n, last, room))
                 else:
                     function = inner.dots if inner.integers != 0 else inner.float_dots
                     tables, at = rows.table + first * rows.table_row, row_address(rows, first)
                     call(function, (query, at, rows.row_bytes, rows.dim, n, tables, rows.table_row, room))
-                complete(inner, rows, queries, i, first, n, room)
+                complete(inner, rows, queries, by_bits, i, first, n, room)
                 look(inner, rows, queries, search, i, first, n, room)
     finish(inner, rows, queries, search)
 
@@ -150,26 +168,27 @@ def place_blocks(rows, first, n, blocks_at, scratch):
 
 
 @helper
-def complete(inner, rows, queries, i, first, n, raw):
-    """Fast scores from the sums at `raw`, in their place: sum * step * unit * scale + bias."""
+def complete(inner, rows, queries, by_bits, i, first, n, raw):
+    """Fast scores from the sums at `raw`, in their place: sum * step * unit * scale + bias; -inf behind the last."""
     factor, shift = np.float32(rows.unit), np.int32(0)
     if inner.integers != 0:
         factor = np.float32(rows.integer_unit) * peek_f32(queries.steps + 4 * queries.lanes * i)
-        shift = np.int32(inner.bias) * peek_i32(queries.totals + 4 * queries.lanes * i)
+        shift = np.int32(-inner.bias) * peek_i32(queries.totals + 4 * queries.lanes * i)
+    if by_bits:  # <signs, signs> = dim - 2 * differing bits
+        factor, shift = np.float32(-127) * factor, np.int32(-queries.dim)
     if rows.common != 0:
         factor *= np.float32(rows.common)
-    if inner.integers != 0 and rows.has_blocks == 0:
-        for j in range(n):
-            poke_f32(raw + 4 * j, np.float32(peek_i32(raw + 4 * j) - shift) * factor)
-    else:
-        for j in range(n):
-            poke_f32(raw + 4 * j, peek_f32(raw + 4 * j) * factor)
-    if rows.scale != 0:
-        for j in range(n):
-            poke_f32(raw + 4 * j, peek_f32(raw + 4 * j) * peek_f32(rows.scale + 4 * (first + j)))
-    if rows.bias != 0:
-        for j in range(n):
-            poke_f32(raw + 4 * j, peek_f32(raw + 4 * j) + peek_f32(rows.bias + 4 * (first + j)))
+    integers = inner.integers != 0 and rows.has_blocks == 0
+    scale, bias = rows.scale + 4 * first, rows.bias + 4 * first
+    for j in range(0, n, 16):
+        at, left = 4 * j, n - j
+        sums = as_f32(add_i32(load_i32(raw + at), splat_i32(shift))) if integers else load_f32(raw + at)
+        scores = scaled(sums, factor)
+        if rows.scale != 0:
+            scores = times(scores, load_first(scale + at, left))
+        if rows.bias != 0:
+            scores = sum_f32(scores, load_first(bias + at, left))
+        store_f32(raw + at, scores)
     for j in range(n, (n + 15) // 16 * 16):
         poke_f32(raw + 4 * j, np.float32(-np.inf))
 
@@ -183,7 +202,7 @@ def look(inner, rows, queries, search, i, first, n, fast):
             j = group + lowest_bit(found)
             found &= found - 1
             score = peek_f32(fast + 4 * j)
-            if j >= n or score < peek_f32(search.needed + 4 * i):
+            if score < peek_f32(search.needed + 4 * i) or j >= n:
                 continue
             if search.allow == 0 or peek_u8(search.allow + first + j) != 0:
                 offer(inner, rows, queries, search, i, first + j, score)
@@ -266,7 +285,10 @@ def topk(
             offset, scores, kept,
         )  # fmt: skip
         return kept, scores
-    functions = inner(kind, f"{'' if integers else 'float_'}{'block_' if found.has_blocks else ''}dots", "decode")
+    signs = ("hamming",) if kind == BITS1 and not found.has_blocks else ()
+    functions = inner(
+        kind, *signs, f"{'' if integers else 'float_'}{'block_' if found.has_blocks else ''}dots", "decode"
+    )
     queries = queries_for(found, m, functions.step)
     block = max(16, BLOCK_BYTES // found.row_bytes // 16 * 16)
     blocks = block_rows(found, queries)
