@@ -16,28 +16,28 @@ from qindex_kernels.cpu.sources import helper
 
 
 def decoded_stride(dim: int) -> int:
-    """Bytes of a row of numbers in whole registers, and of a row of block scales."""
+    """Bytes of a row of numbers in whole registers; of its scales and zeros, `decode_row` takes as many each."""
     return -(-dim // 64) * 256
 
 
 @helper
-def decode_row(inner, rows, row, scratch):
-    """Write the numbers of a row to an address, and behind them its scales: `scratch` has three rows."""
-    scales, zeros, table = 0, 0, 0
+def decode_row(inner, rows, row, numbers, scales):
+    """Write the numbers of a row to an address, and the scales and zeros of each 16 of them to another."""
+    zeros, table = 0, 0
     if rows.has_blocks != 0:
-        stride = (rows.dim + 63) // 64 * 256
-        scales, zeros = scratch + stride, scratch + 2 * stride
+        zeros, table = scales + (rows.dim + 63) // 64 * 256, rows.table_block
         group_scales(rows, row, scales, zeros)
-        table = rows.table_block
+    else:
+        scales = 0
     tables = rows.table + row * rows.table_row
     unit = np.float32(rows.unit)
-    call(inner.decode, (row_address(rows, row), rows.dim, tables, table, rows.block, unit, scales, zeros, scratch))
+    call(inner.decode, (row_address(rows, row), rows.dim, tables, table, rows.block, unit, scales, zeros, numbers))
 
 
 @helper
 def exact_score(inner, query, offset, rows, row, scratch):
-    """The score that this module's docstring defines, of one row."""
-    decode_row(inner, rows, row, scratch)
+    """The score that this module's docstring defines, of one row; `scratch` has room for three rows of numbers."""
+    decode_row(inner, rows, row, scratch, scratch + (rows.dim + 63) // 64 * 256)
     low, high = zero_f64(), zero_f64()
     for at in range(0, 4 * rows.dim, 128):
         low = add_products_f64(low, load_f32(scratch + at), load_f32(query + at))

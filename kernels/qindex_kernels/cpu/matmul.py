@@ -15,7 +15,7 @@ from qindex_kernels.cpu.addresses import addressed, kind_of, read_rows
 from qindex_kernels.cpu.exact import decode_row, decoded_stride
 from qindex_kernels.cpu.gemv import finish, integer_gemv, terms_for
 from qindex_kernels.cpu.inner import inner, read_inner
-from qindex_kernels.cpu.product import add_products, group_for, read_group
+from qindex_kernels.cpu.product import add_panels, group_for, read_group, tile_shape, unpack_group
 from qindex_kernels.cpu.queries import (
     contiguous,
     fill,
@@ -27,7 +27,7 @@ from qindex_kernels.cpu.queries import (
     read_queries,
 )
 from qindex_kernels.cpu.record import LINE, Room
-from qindex_kernels.cpu.simd import load_f32, peek_f32, poke_f32, store_f32
+from qindex_kernels.cpu.simd import peek_f32, poke_f32
 from qindex_kernels.cpu.sources import kernel
 from qindex_kernels.cpu.tile import float_tile
 from qindex_kernels.layout import Rows
@@ -43,7 +43,11 @@ def integer_product(inner_at, rows_at, queries_at, panels_at, group_at, x, out):
     quantize(queries)
     fill_panels(panels, queries, inner.bias, False)
     for first in range(0, rows.n, group.n):
-        add_products(inner, rows, first, panels, group)
+        unpack_group(inner, rows, first, group, False)
+        p = 0
+        while p < panels.n:
+            add_panels(rows, panels, p, group, group.sums + LINE * p, first + group.n)
+            p += tile_shape(panels.n - p)[1]
         n = min(group.n, rows.n - first)
         for i in range(queries.m):
             step = np.float32(1)
@@ -55,7 +59,7 @@ def integer_product(inner_at, rows_at, queries_at, panels_at, group_at, x, out):
 
 
 @kernel
-def float_product(inner_at, rows_at, queries, stride, decoded, scratch, sums, x, out):
+def float_product(inner_at, rows_at, queries, stride, decoded, scales, sums, x, out):
     """`queries` and `decoded` have room for m and four rows of `stride` bytes, `sums` for four rows of m."""
     inner, rows, m = read_inner(inner_at), read_rows(rows_at), len(x)
     for i in range(m):
@@ -63,9 +67,7 @@ def float_product(inner_at, rows_at, queries, stride, decoded, scratch, sums, x,
             poke_f32(queries + i * stride + 4 * d, x[i, d])
     for first in range(0, rows.n, 4):
         for j in range(4):
-            decode_row(inner, rows, min(first + j, rows.n - 1), scratch)
-            for at in range(0, stride - LINE, 64):
-                store_f32(decoded + j * stride + at, load_f32(scratch + at))
+            decode_row(inner, rows, min(first + j, rows.n - 1), decoded + j * stride, scales)
         for i in range(0, m - 3, 4):
             float_tile(4, 4, decoded, stride, queries + i * stride, stride, rows.dim, sums + 4 * i, 4 * m)
         for i in range(m // 4 * 4, m):
@@ -85,12 +87,12 @@ def matmul(rows: Rows, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     found, m = addressed(rows), len(x)
     stride = decoded_stride(rows.dim) + LINE  # no power of two
-    room = Room(m * stride, 4 * stride, 3 * stride, 4 * 4 * m)
-    queries, decoded, scratch, sums = room.pieces
+    room = Room(m * stride, 4 * stride, 2 * stride, 4 * 4 * m)
+    queries, decoded, scales, sums = room.pieces
     out = np.empty((m, found.n), np.float32)
     functions = inner(kind_of(rows), "decode")
     float_product(
-        functions.address, found.address, queries, stride, decoded, scratch, sums, contiguous(x), out
+        functions.address, found.address, queries, stride, decoded, scales, sums, contiguous(x), out
     )  # fmt: skip
     return out
 

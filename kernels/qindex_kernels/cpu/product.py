@@ -3,15 +3,17 @@
 import numpy as np
 
 from qindex_kernels.cpu.addresses import RowAddresses, block_scales, row_address
+from qindex_kernels.cpu.exact import decode_row
 from qindex_kernels.cpu.inner import call
 from qindex_kernels.cpu.queries import Queries
 from qindex_kernels.cpu.record import INTEGER, LINE, Record, Room, reader
-from qindex_kernels.cpu.simd import load_f32, peek_f32, scaled, store_f32, store_i32, sum_f32, times, zero_i32
+from qindex_kernels.cpu.simd import load_f32, peek_f32, poke_f32, scaled, store_f32, store_i32, sum_f32, times, zero_i32
 from qindex_kernels.cpu.sources import helper, inlined
-from qindex_kernels.cpu.tile import add_integer_tile
+from qindex_kernels.cpu.tile import add_float_tile, add_integer_tile
 
 TILE_ROWS = 24  # whole tiles of 6, 8 and 12 rows
 GROUP_BYTES = 1 << 15  # of unpacked rows: the more of them, the longer panels stay in the L1 cache
+FLOAT_DIMS = 64  # of four panels of numbers, which the L1 cache holds
 
 
 class Group(Record):
@@ -25,26 +27,32 @@ class Group(Record):
         ("scales", INTEGER),  # float32, times the unit of the integers
         ("zeros", INTEGER),  # float32
         ("sum_stride", INTEGER),  # bytes of the sums of a row
-        ("sums", INTEGER),  # float32 (n, lanes); of a search, the rows and lanes of one tile
+        ("sums", INTEGER),  # float32 (n, lanes); of a search, the lanes of one tile
         # What the first panels ask for ahead, for a tile of one block: bytes, and bytes at every second step.
         ("tile_bytes", INTEGER),
         ("asked", INTEGER),
+        ("decoded_scales", INTEGER),  # room for exact.decode_row
     )
 
 
 read_group = reader(Group)
 
 
-def group_for(rows: RowAddresses, queries: Queries, n_panels: int) -> Group:
-    """Room for as many rows as GROUP_BYTES hold, and their sums with `n_panels` panels; 0 stands for one tile."""
-    stride, scale_stride, sum_stride = queries.width + LINE, 4 * queries.lanes, LINE * (n_panels or 4)
-    n = max(1, min(GROUP_BYTES // stride, rows.n) // TILE_ROWS) * TILE_ROWS
-    room = Room(n * stride, n * scale_stride, n * scale_stride, (n if n_panels else 12) * sum_stride)
-    unpacked, scales, zeros, sums = room.pieces
+def group_for(rows: RowAddresses, queries: Queries, n_panels: int, number_bytes: int = 1) -> Group:
+    """Room for as many rows as GROUP_BYTES hold, and their sums with `n_panels` panels.
+
+    Numbers take one byte as integers, or four.
+    """
+    stride = -(-queries.width * number_bytes // LINE) * LINE + LINE
+    scale_stride, sum_stride = max(4 * queries.lanes, LINE), LINE * n_panels
+    n = max(1, min(number_bytes * GROUP_BYTES // stride, rows.n) // TILE_ROWS) * TILE_ROWS
+    room = Room(n * stride, n * scale_stride, n * scale_stride, n * sum_stride, 2 * stride)
+    unpacked, scales, zeros, sums, decoded_scales = room.pieces
     tile_bytes = tile_shape.py_func((queries.m + 15) // 16)[0] * rows.row_bytes // rows.blocks
     group = Group(
         n=n, stride=stride, unpacked=unpacked, scale_stride=scale_stride, scales=scales, zeros=zeros,
         sum_stride=sum_stride, sums=sums, tile_bytes=tile_bytes, asked=8 * tile_bytes // min(rows.block, rows.dim) + 1,
+        decoded_scales=decoded_scales,
     )  # fmt: skip
     group.room = room
     return group
@@ -122,20 +130,61 @@ def add_tile(rows, panels, p, b, group, j, sums, next_row):
 
 
 @helper
-def add_products(inner, rows, first, panels, group):
-    """group.sums[j, i] = the product of row `first + j` and query i.
+def add_panels(rows, panels, p, group, sums, next_row):
+    """sums[j, i] = the product of row j of the group and query i, of the panels from p on that a tile takes.
 
     Integer sums within a block are exact; blocks are added in order, each operation rounded to float32. Blocks come in
-    the outer loop: their part of the panels stays in the L1 cache.
+    the outer loop: their part of the panels stays in the L1 cache. What lies from `next_row` on is asked for.
     """
-    unpack_group(inner, rows, first, group, False)
-    for at in range(group.sums, group.sums + group.n * group.sum_stride, LINE):
-        store_i32(at, zero_i32())
+    count, n = tile_shape(panels.n - p)
+    clear(group, sums, n)
     for b in range(rows.blocks):
-        p = 0
-        while p < panels.n:
-            count, n = tile_shape(panels.n - p)
-            for j in range(0, group.n, count):
-                sums = group.sums + j * group.sum_stride + LINE * p
-                add_tile(rows, panels, p, b, group, j, sums, first + group.n + j)
-            p += n
+        for j in range(0, group.n, count):
+            add_tile(rows, panels, p, b, group, j, sums + j * group.sum_stride, next_row + j)
+
+
+@helper
+def clear(group, sums, n):
+    for j in range(group.n):
+        for at in range(0, LINE * n, LINE):
+            store_i32(sums + j * group.sum_stride + at, zero_i32())
+
+
+@helper
+def decode_group(inner, rows, first, group):
+    """As `unpack_group`, as float32 numbers, with the scales of rows."""
+    for j in range(group.n):
+        row = min(first + j, rows.n - 1)
+        decode_row(inner, rows, row, group.unpacked + j * group.stride, group.decoded_scales)
+        scale = np.float32(1)
+        if rows.scale != 0:
+            scale = peek_f32(rows.scale + 4 * row)
+        poke_f32(group.scales + j * group.scale_stride, scale)
+
+
+@helper
+def add_float_panels(panels, p, group, sums):
+    """As `add_panels`, of numbers: each lane adds FLOAT_DIMS products in order, and then such sums."""
+    count, n = tile_shape(panels.n - p)
+    clear(group, sums, n)
+    width = (group.stride - LINE) // 4
+    for d in range(0, width, FLOAT_DIMS):
+        dims, panel = min(FLOAT_DIMS, width - d), panels.codes + p * panels.stride + 64 * d
+        for j in range(0, group.n, count):
+            row, scale = group.unpacked + j * group.stride + 4 * d, group.scales + j * group.scale_stride
+            out = sums + j * group.sum_stride
+            if count == 6:
+                add_float_tile(
+                    6, 4, row, group.stride, panel, panels.stride, dims, scale, group.scale_stride, out,
+                    group.sum_stride,
+                )  # fmt: skip
+            elif count == 8:
+                add_float_tile(
+                    8, 2, row, group.stride, panel, panels.stride, dims, scale, group.scale_stride, out,
+                    group.sum_stride,
+                )  # fmt: skip
+            else:
+                add_float_tile(
+                    12, 1, row, group.stride, panel, panels.stride, dims, scale, group.scale_stride, out,
+                    group.sum_stride,
+                )  # fmt: skip

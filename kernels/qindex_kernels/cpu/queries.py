@@ -140,7 +140,7 @@ class Panels(Record):
     _fields_ = (
         ("n", INTEGER),  # as many as tiles take: fours, and at the end one, two or four
         ("stride", INTEGER),  # bytes from panel to panel: no power of two, so that panels do not compete in the cache
-        ("codes", INTEGER),  # int8, interleaved by 4: [panel][quad][16][4]
+        ("codes", INTEGER),  # int8, interleaved by 4: [panel][quad][16][4]; or float32: [panel][dimension][16]
         ("starts", INTEGER),  # int32 (blocks, lanes): -BIAS times the totals
         ("steps", INTEGER),  # float32 (blocks, lanes)
         ("totals", INTEGER),  # float32 (blocks, lanes)
@@ -151,11 +151,12 @@ class Panels(Record):
 read_panels = reader(Panels)
 
 
-def panels_for(queries: Queries) -> Panels:
+def panels_for(queries: Queries, number_bytes: int = 1) -> Panels:
+    """Room for panels of integers, or of numbers of four bytes."""
     n = (queries.m + 15) // 16
     n += n % 4 == 3
-    stride = 16 * queries.width + LINE
-    size = queries.blocks * 16 * n * 4
+    stride = 16 * queries.width * number_bytes + LINE
+    size = queries.blocks * 16 * n * 4 if number_bytes == 1 else 0
     room = Room(n * stride, size, size, size, 4 * LINE)
     codes, starts, steps, totals, scratch = room.pieces
     panels = Panels(n=n, stride=stride, codes=codes, starts=starts, steps=steps, totals=totals, scratch=scratch)
@@ -184,6 +185,14 @@ def fill_panels(panels, queries, bias, all_steps):
             elif all_steps:
                 step = peek_f32(queries.steps + own)
             poke_f32(panels.steps + at, step)
+
+
+@helper
+def fill_float_panels(panels, queries):
+    for i in range(queries.m):
+        source, target = queries.values + 4 * queries.width * i, panels.codes + i // 16 * panels.stride + i % 16 * 4
+        for d in range(queries.dim):
+            poke_f32(target + 64 * d, peek_f32(source + 4 * d))
 
 
 def contiguous(x: NDArray[Any]) -> NDArray[Any]:

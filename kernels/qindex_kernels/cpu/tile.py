@@ -1,9 +1,9 @@
-"""The two tiles of the matrix products: a few coded rows against a few queries, all sums in registers.
+"""The tiles of the matrix products: a few coded rows against a few queries, all sums in registers.
 
-Integer tile: queries are the lanes. A panel holds 16 queries, interleaved by 4 bytes; a row's 4 bytes are broadcast, so
-no sum is ever taken across lanes and rows are unpacked as they lie.
+In panels, queries are the lanes, 16 of them: numbers of a row are broadcast, so no sum is ever taken across lanes and
+rows are unpacked as they lie. Panels of integers are interleaved by 4 bytes.
 
-Float tile: dimensions are the lanes, as in a plain dot product, so a sum does not depend on how many queries there are.
+In `float_tile` dimensions are the lanes, as in a plain dot product: the same sums for one query and for many.
 """
 
 from contextlib import contextmanager
@@ -113,6 +113,42 @@ def add_integer_tile(
         return context.get_dummy_value()
 
     return types.void(n_rows, n_panels, *[types.intp] * 13), codegen
+
+
+@intrinsic(prefer_literal=True)
+def add_float_tile(
+    typingctx, n_rows, n_panels, rows, row_stride, panels, panel_stride, dims, scales, scale_stride, sums, sum_stride
+):
+    """sums[r][p] += <row r, panel p> * scale[r] in float32, for literal numbers of rows and panels; `dims` is even.
+
+    A panel has 16 queries as lanes: 16 float32 numbers for each dimension. Each lane adds its products in order.
+    """
+    if not _is_literal(n_rows, n_panels):
+        return None
+    count, width = n_rows.literal_value, n_panels.literal_value
+
+    def codegen(context, builder, signature, args):
+        rows, row_stride, panels, panel_stride, dims, scales, scale_stride, sums, sum_stride = args[2:]
+        row_at = [_at(builder, rows, (row_stride, r)) for r in range(count)]
+        panel_at = [_at(builder, panels, (panel_stride, p)) for p in range(width)]
+        with _loop(builder, dims, UNROLL, [_const(f32x16.llvm, 0.0)] * (count * width)) as (d, dots):
+            for u in range(UNROLL):
+                here = builder.add(d, d.type(u))
+                panel = [_load(builder, _at(builder, at, (here, 64)), f32x16.llvm) for at in panel_at]
+                for r in range(count):
+                    number = _splat(builder, _peek(builder, _at(builder, row_at[r], (here, 4)), F32), 16)
+                    for p in range(width):
+                        i = r * width + p
+                        dots[i] = _call(builder, "llvm.fma.v16f32", f32x16.llvm, number, panel[p], dots[i])
+        for r in range(count):
+            scale = _splat(builder, _peek(builder, _at(builder, scales, (scale_stride, r)), F32), 16)
+            for p in range(width):
+                at = _at(builder, sums, (sum_stride, r), (sums.type(64), p))
+                term = builder.fmul(dots[r * width + p], scale)
+                _store(builder, builder.fadd(_load(builder, at, f32x16.llvm), term), at)
+        return context.get_dummy_value()
+
+    return types.void(n_rows, n_panels, *[types.intp] * 9), codegen
 
 
 @intrinsic(prefer_literal=True)

@@ -4,7 +4,7 @@
 
 A fast pass over a block of rows (int8 query, or float32 sums) gives scores that are wrong by at most a margin; rows
 that it does not rule out are scored exactly (candidates.py). Few queries pass over rows as they lie; from
-BATCH_QUERIES on, rows of integers are unpacked for the integer tile, and meet all queries before the next are read.
+BATCH_QUERIES on, rows are unpacked for a tile, and meet all queries before the next are read.
 """
 
 import numpy as np
@@ -24,12 +24,21 @@ from qindex_kernels.cpu.addresses import (
 from qindex_kernels.cpu.candidates import begin, finish, offer, read_search, search_for
 from qindex_kernels.cpu.exact import decoded_stride
 from qindex_kernels.cpu.inner import INTEGER_KINDS, BlockRows, call, inner, read_block_rows, read_inner
-from qindex_kernels.cpu.product import add_tile, group_for, read_group, tile_shape, unpack_group
+from qindex_kernels.cpu.product import (
+    add_float_panels,
+    add_panels,
+    decode_group,
+    group_for,
+    read_group,
+    tile_shape,
+    unpack_group,
+)
 from qindex_kernels.cpu.queries import (
     Queries,
     bits_stride,
     contiguous,
     fill,
+    fill_float_panels,
     fill_panels,
     order,
     pack_signs,
@@ -58,10 +67,8 @@ from qindex_kernels.cpu.simd import (
     scaled,
     splat_i32,
     store_f32,
-    store_i32,
     sum_f32,
     times,
-    zero_i32,
 )
 from qindex_kernels.cpu.sources import helper, kernel
 from qindex_kernels.cpu.unpack import BITS1, SCALE_FLOAT32
@@ -219,30 +226,33 @@ def scan_batch(inner_at, rows_at, queries_at, search_at, panels_at, group_at, x,
     panels, group = read_panels(panels_at), read_group(group_at)
     search.scores, search.kept = np.intp(scores.ctypes.data), np.intp(kept.ctypes.data)
     fill(queries, x)
-    quantize(queries)
+    if inner.integers != 0:
+        quantize(queries)
     begin(search, queries, offset)
-    fill_panels(panels, queries, inner.bias, True)
+    if inner.integers != 0:
+        fill_panels(panels, queries, inner.bias, True)
+    else:
+        fill_float_panels(panels, queries)
     for first in range(0, rows.n, group.n):
-        unpack_group(inner, rows, first, group, True)
+        if inner.integers != 0:
+            unpack_group(inner, rows, first, group, True)
+        else:
+            decode_group(inner, rows, first, group)
         p = 0
         while p < panels.n:
-            count, width = tile_shape(panels.n - p)
-            for j in range(0, group.n, count):
-                # The sums of a tile are looked at while they are in the L1 cache.
-                for at in range(group.sums, group.sums + count * group.sum_stride, 64):
-                    store_i32(at, zero_i32())
-                for b in range(rows.blocks):
-                    add_tile(rows, panels, p, b, group, j, group.sums, first + group.n + j)
-                for row in range(first + j, min(first + j + count, rows.n)):
-                    if search.allow != 0 and peek_u8(search.allow + row) == 0:
-                        continue
-                    bias = peek_f32(rows.bias + 4 * row) if rows.bias != 0 else np.float32(0)
-                    fast = group.sums + group.sum_stride * (row - first - j)
-                    for panel in range(width):
-                        needed = search.needed + 64 * (p + panel)
-                        look_at_lanes(
-                            inner, rows, queries, search, 16 * (p + panel), row, fast + 64 * panel, bias, needed
-                        )
+            if inner.integers != 0:
+                add_panels(rows, panels, p, group, group.sums, first + group.n)
+            else:
+                add_float_panels(panels, p, group, group.sums)
+            width = tile_shape(panels.n - p)[1]
+            for j in range(min(group.n, rows.n - first)):
+                row = first + j
+                if search.allow != 0 and peek_u8(search.allow + row) == 0:
+                    continue
+                bias = peek_f32(rows.bias + 4 * row) if rows.bias != 0 else np.float32(0)
+                for panel in range(width):
+                    i, fast = 16 * (p + panel), group.sums + j * group.sum_stride + 64 * panel
+                    look_at_lanes(inner, rows, queries, search, i, row, fast, bias, search.needed + 4 * i)
             p += width
     finish(inner, rows, queries, search)
 
@@ -276,10 +286,11 @@ def topk(
         m, k, n, decoded_stride(rows.dim), norm=max_norm, bias=found.largest_bias, scale=largest_scale(rows, max_norm),
         signs=rows.kind == "sign" and not rows.block, integers=integers, ids=address(ids), allow=address(allow),
     )  # fmt: skip
-    if integers and m >= BATCH_QUERIES:
-        functions = inner(kind, "unpack", "decode")
+    if m >= BATCH_QUERIES:
+        functions = inner(kind, "unpack", "decode") if integers else inner(kind, "decode")
+        number_bytes = 1 if integers else 4
         queries = queries_for(found, m, functions.step)
-        panels, group = panels_for(queries), group_for(found, queries, 0)
+        panels, group = panels_for(queries, number_bytes), group_for(found, queries, 4, number_bytes)
         scan_batch(
             functions.address, found.address, queries.address, search.address, panels.address, group.address, values,
             offset, scores, kept,
