@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from qindex_kernels.cpu.simd import (
     dot_u8i8,
     fma_f32,
-    i32x16,
     load_bytes,
     load_f32,
     load_i32,
@@ -27,9 +26,9 @@ from qindex_kernels.cpu.simd import (
     store_bytes,
     store_f32,
     store_i32,
-    u8x64,
 )
 from qindex_kernels.cpu.target import PATH
+from qindex_kernels.cpu.vectors import i32x16, u8x64
 
 STEPS = 100_000
 # Enough to hide the latency of an instruction; without AVX-512 a chain takes several registers and instructions.

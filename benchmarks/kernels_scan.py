@@ -108,6 +108,8 @@ def _beside_peers(sizes: Sizes, rng: np.random.Generator) -> list[dict[str, Any]
         codes = codes_of(name, vectors)
         for m in (1, 64):
             asked = unit_vectors(m, dim, rng)
+            if "Binary" in library:  # it rounds queries to signs
+                asked = np.where(asked >= 0, np.float32(1), np.float32(-1))
             ours = topk([Queries(asked, np.zeros(m))], codes)
             peer = _PEERS[library](vectors, asked)
             seconds = medians({"ours": ours, "peer": lambda i, peer=peer: peer()}, sizes.rounds)

@@ -70,8 +70,8 @@ def cache_peers(result: dict[str, Any]) -> str:
     return table(
         ("codes", "library", "rows", "queries", "µs", "its µs", "its time by ours"),
         rows,
-        "The same vectors, in turns. qindex returns the best ten by the float query; numkong's are products without a "
-        "ranking, faiss's the differing bits of rounded queries. " + _measured_on_one_thread(result),
+        "The same vectors, in turns; against signs, queries are signs too. qindex returns the best ten by exact score; "
+        "numkong's are products without a ranking. " + _measured_on_one_thread(result),
     )
 
 

@@ -32,6 +32,17 @@ def test_topk_equals_the_reference(kind: str, tree: str) -> None:
         assert_topk_is_exact(rows, values, k, offset, rng.permutation(n), allow)
 
 
+@pytest.mark.parametrize("dim", [1, 7, 64, 100, 384, 512, 513, 1100])
+def test_queries_of_one_size_against_signs_get_the_exact_answer(dim: int) -> None:
+    """They are compared by counting bits, and many rows are equally far."""
+    rng = np.random.default_rng(dim)
+    signs = np.where(rng.random((5, dim)) < 0.5, 1, -1) * 10.0 ** np.array([[-39], [-37], [-3], [0], [15]])
+    for n, scaled, biased in itertools.product((3, 300), (False, True), (False, True)):
+        rows = made("sign", n, dim, rng, "none", scaled, biased)
+        assert_topk_is_exact(rows, signs.astype(np.float32), 10, rng.standard_normal(5), rng.permutation(n))
+        assert_topk_is_exact(rows, signs[2:].astype(np.float32), 10, rng.standard_normal(3), rng.permutation(n))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_topk_equals_the_reference_for_any_number_of_rows_wanted_and_there(kind: str) -> None:
     rng = np.random.default_rng(1)

@@ -27,6 +27,7 @@ for kind, tree, dim in itertools.product(KINDS, TREES, (1, 3, 17, 48, 64, 65, 12
         ids, allow = fenced(np.arange(n), at_end), fenced(rng.random(n) < 0.8, at_end)
         x, offset = fenced(rng.standard_normal((9, dim)).astype(np.float32), at_end), fenced(np.zeros(9), at_end)
         topk(rows, x[7:], offset[7:], ids, allow, 3, 1e6)
+        topk(rows, fenced(np.sign(x[7:]), at_end), offset[7:], ids, allow, 3, 1e6)
         topk(rows, x, offset, ids, allow, 3, 1e6)
         score_rows(rows, x[:2], offset[:2], fenced(np.tile(ids, (2, 1)), at_end))
         matmul(rows, x)

@@ -116,20 +116,27 @@ def bits_stride(dim):
 
 @helper
 def pack_signs(queries, bits):
-    """Whether all numbers of each query are of one size; if so, their signs as bits, and a mask behind the last."""
+    """Whether all numbers of each query are of one size; if so, their signs as bits, and a mask behind the last.
+
+    Queries are quantized: of numbers of one size all codes are 127 or -127, unless they are too small for a step.
+    """
     stride = bits_stride(queries.dim)
+    for at in range(bits, bits + (queries.m + 1) * stride, 4):
+        poke_i32(at, np.int32(0))
     for i in range(queries.m + 1):
-        row, out = queries.values + 4 * queries.width * i, bits + i * stride
-        for at in range(0, stride, 4):
-            poke_i32(out + at, np.int32(0))
+        values, codes, out = (
+            queries.values + 4 * queries.width * i,
+            queries.codes + queries.width * i,
+            bits + i * stride,
+        )
         for d in range(queries.dim):
-            sign = True
+            positive = True
             if i < queries.m:
-                value = peek_f32(row + 4 * d)
-                if abs(value) != abs(peek_f32(row)) or value == 0:
+                code = peek_i8(codes + d)
+                if abs(code) != 127 or abs(peek_f32(values + 4 * d)) != abs(peek_f32(values)):
                     return False
-                sign = value > 0
-            if sign:
+                positive = code > 0
+            if positive:
                 poke_i8(out + d // 8, np.int8(peek_i8(out + d // 8) | 1 << d % 8))
     return True
 

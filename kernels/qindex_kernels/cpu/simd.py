@@ -1,92 +1,18 @@
 """The vector vocabulary: small words over fixed-width SIMD values, as numba intrinsics that emit LLVM vector IR.
 
 Every other CPU kernel is ordinary numba code over these words. A vector has the same number of lanes on every machine
-(512 bits, or two such halves for float64) and LLVM splits it where registers are narrower, so a kernel is written once
-and lane sums come out alike everywhere. Target instructions stand only where they were measured faster, behind
-`target.PATH`.
+(512 bits, or two such halves for float64), so a kernel is written once and lane sums come out alike everywhere.
 
 Words that load take an address (an integer). Bounds are the caller's duty.
 """
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic
 
+from qindex_kernels.cpu import vectors as v
 from qindex_kernels.cpu.target import PATH
-
-I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
-F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
-
-
-class Vector(types.Type):
-    """A numba type that stands for one LLVM vector."""
-
-    def __init__(self, name, element, lanes):
-        self.llvm = ir.VectorType(element, lanes)
-        super().__init__(name=f"qindex.{name}")
-
-
-u8x64 = Vector("u8x64", I8, 64)  # 64 bytes, signed or not as the word says
-i32x16 = Vector("i32x16", I32, 16)
-f32x16 = Vector("f32x16", F32, 16)
-f64x16 = Vector("f64x16", F64, 16)
-
-
-@register_model(Vector)
-class VectorModel(models.PrimitiveModel):
-    def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, fe_type.llvm)
-
-
-def _vec(element, lanes):
-    return ir.VectorType(element, lanes)
-
-
-def _const(vector_type, value):
-    return ir.Constant(vector_type, [value] * vector_type.count)
-
-
-def _call(builder, name, result, *args):
-    module = builder.module
-    function = module.globals.get(name)
-    if function is None:
-        function = ir.Function(module, ir.FunctionType(result, [a.type for a in args]), name)
-    return builder.call(function, args)
-
-
-def _load(builder, address, vector_type):
-    pointer = builder.inttoptr(address, vector_type.as_pointer())
-    return builder.load(pointer, align=1)
-
-
-def _store(builder, value, address):
-    builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=1)
-
-
-def _shuffle(builder, a, b, lanes):
-    return builder.shuffle_vector(a, b, ir.Constant(_vec(I32, len(lanes)), list(lanes)))
-
-
-def _slice(builder, a, start, stop):
-    return _shuffle(builder, a, a, range(start, stop))
-
-
-def _stride(builder, a, start, step):
-    return _shuffle(builder, a, a, range(start, a.type.count, step))
-
-
-def _join(builder, a, b):
-    return _shuffle(builder, a, b, range(a.type.count + b.type.count))
-
-
-def _splat(builder, scalar, lanes):
-    vector = builder.insert_element(ir.Constant(_vec(scalar.type, lanes), ir.Undefined), scalar, I32(0))
-    return _shuffle(builder, vector, vector, [0] * lanes)
-
-
-def _peek(builder, address, element):
-    return builder.load(builder.inttoptr(address, element.as_pointer()), align=1)
-
+from qindex_kernels.cpu.vectors import F32, F64, I1, I8, I16, I32, I64, f32x16, f64x16, i32x16, u8x64
 
 # --- zeros, loads, stores -------------------------------------------------------------------------------------------
 
@@ -94,25 +20,25 @@ def _peek(builder, address, element):
 @intrinsic
 def zero_i32(typingctx):
     """Sixteen int32 zeros."""
-    return i32x16(), lambda context, builder, signature, args: _const(i32x16.llvm, 0)
+    return i32x16(), lambda context, builder, signature, args: v.const(i32x16.llvm, 0)
 
 
 @intrinsic
 def zero_f32(typingctx):
     """Sixteen float32 zeros."""
-    return f32x16(), lambda context, builder, signature, args: _const(f32x16.llvm, 0.0)
+    return f32x16(), lambda context, builder, signature, args: v.const(f32x16.llvm, 0.0)
 
 
 @intrinsic
 def zero_f64(typingctx):
     """Sixteen float64 zeros."""
-    return f64x16(), lambda context, builder, signature, args: _const(f64x16.llvm, 0.0)
+    return f64x16(), lambda context, builder, signature, args: v.const(f64x16.llvm, 0.0)
 
 
 @intrinsic
 def ones_u8(typingctx):
     """Sixty-four bytes of one."""
-    return u8x64(), lambda context, builder, signature, args: _const(u8x64.llvm, 1)
+    return u8x64(), lambda context, builder, signature, args: v.const(u8x64.llvm, 1)
 
 
 @intrinsic
@@ -122,7 +48,7 @@ def prefetch(typingctx, address):
     def codegen(context, builder, signature, args):
         pointer = builder.inttoptr(args[0], I8.as_pointer())
         read, keep, data = I32(0), I32(3), I32(1)
-        _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, read, keep, data)
+        v.call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, read, keep, data)
         return context.get_dummy_value()
 
     return types.void(types.intp), codegen
@@ -130,7 +56,7 @@ def prefetch(typingctx, address):
 
 def _scalar_words(name, numba_type, llvm_type):
     def peek(typingctx, address):
-        return numba_type(types.intp), lambda context, builder, signature, args: _peek(builder, args[0], llvm_type)
+        return numba_type(types.intp), lambda context, builder, signature, args: v.peek(builder, args[0], llvm_type)
 
     def poke(typingctx, address, value):
         def codegen(context, builder, signature, args):
@@ -154,11 +80,11 @@ peek_f64, poke_f64 = _scalar_words("f64", types.float64, F64)
 
 def _vector_words(name, vector):
     def load(typingctx, address):
-        return vector(types.intp), lambda context, builder, signature, args: _load(builder, args[0], vector.llvm)
+        return vector(types.intp), lambda context, builder, signature, args: v.load(builder, args[0], vector.llvm)
 
     def store(typingctx, address, value):
         def codegen(context, builder, signature, args):
-            _store(builder, args[1], args[0])
+            v.store(builder, args[1], args[0])
             return context.get_dummy_value()
 
         return types.void(types.intp, vector), codegen
@@ -181,34 +107,9 @@ def dot_u8i8(typingctx, acc, a, b):
     """Add to each int32 lane of `acc` its four products of unsigned bytes of `a` and signed bytes of `b`."""
 
     def codegen(context, builder, signature, args):
-        return _dot_u8i8(builder, *args)
+        return v.dot_u8i8(builder, *args)
 
     return i32x16(i32x16, u8x64, u8x64), codegen
-
-
-def _dot_u8i8(builder, acc, a, b):
-    # AVX2's `vpmaddubsw` would saturate at 255 * 127 * 2 > 32,767: lesser targets widen to 16 bits first.
-    if PATH == "avx512":
-        a, b = builder.bitcast(a, i32x16.llvm), builder.bitcast(b, i32x16.llvm)
-        return _call(builder, "llvm.x86.avx512.vpdpbusd.512", i32x16.llvm, acc, a, b)
-    wide = _vec(I16, 64)
-    a, b = builder.zext(a, wide), builder.sext(b, wide)
-    if PATH == "avx2":
-        pairs = [
-            _call(
-                builder,
-                "llvm.x86.avx2.pmadd.wd",
-                _vec(I32, 8),
-                _slice(builder, a, i, i + 16),
-                _slice(builder, b, i, i + 16),
-            )
-            for i in range(0, 64, 16)
-        ]
-        pairs = _join(builder, _join(builder, *pairs[:2]), _join(builder, *pairs[2:]))
-    else:
-        products = builder.mul(builder.sext(a, _vec(I32, 64)), builder.sext(b, _vec(I32, 64)))
-        pairs = builder.add(_stride(builder, products, 0, 2), _stride(builder, products, 1, 2))
-    return builder.add(acc, builder.add(_stride(builder, pairs, 0, 2), _stride(builder, pairs, 1, 2)))
 
 
 @intrinsic
@@ -216,31 +117,12 @@ def add_differences(typingctx, acc, a, b, mask):
     """Add to the int32 lanes of `acc` twice the number of bits that differ at two addresses, where a mask has ones."""
 
     def codegen(context, builder, signature, args):
-        a, b, mask = (_load(builder, address, u8x64.llvm) for address in args[1:])
+        a, b, mask = (v.load(builder, address, u8x64.llvm) for address in args[1:])
         bits = builder.and_(builder.xor(a, b), mask)
-        counts = _call(builder, "llvm.ctpop.v64i8", u8x64.llvm, bits)
-        return _dot_u8i8(builder, args[0], counts, _const(u8x64.llvm, 2))
+        counts = v.call(builder, "llvm.ctpop.v64i8", u8x64.llvm, bits)
+        return v.dot_u8i8(builder, args[0], counts, v.const(u8x64.llvm, 2))
 
     return i32x16(i32x16, types.intp, types.intp, types.intp), codegen
-
-
-def _group_sums(builder, rows, add):
-    """Four vectors of 16 lanes -> the sums of each four lanes, by group and then by row."""
-
-    def fold(a, b, low, high):
-        return add(_shuffle(builder, a, b, low), _shuffle(builder, a, b, high))
-
-    low = [16 * (i % 2) + 4 * (j // 4) + i // 2 for j in range(0, 16, 4) for i in range(4)]
-    ab, cd = (fold(x, y, low, [i + 2 for i in low]) for x, y in (rows[:2], rows[2:]))
-    low = [16 * (i // 2) + 4 * (j // 4) + i % 2 for j in range(0, 16, 4) for i in range(4)]
-    return fold(ab, cd, low, [i + 2 for i in low])
-
-
-def _quad_sums(builder, rows, add):
-    """Four vectors of 16 lanes -> one vector of their four sums."""
-    sums = _group_sums(builder, rows, add)
-    sums = add(_slice(builder, sums, 0, 8), _slice(builder, sums, 8, 16))
-    return add(_slice(builder, sums, 0, 4), _slice(builder, sums, 4, 8))
 
 
 @intrinsic
@@ -248,8 +130,8 @@ def part_sums(typingctx, a, b, c, d):
     """The sums of each four lanes of `a`, then of `b`, `c` and `d`."""
 
     def codegen(context, builder, signature, args):
-        sums = _group_sums(builder, args, builder.add)
-        return _shuffle(builder, sums, sums, [4 * group + row for row in range(4) for group in range(4)])
+        sums = v.group_sums(builder, args, builder.add)
+        return v.shuffle(builder, sums, sums, [4 * group + row for row in range(4) for group in range(4)])
 
     return i32x16(i32x16, i32x16, i32x16, i32x16), codegen
 
@@ -259,7 +141,7 @@ def pair_sums(typingctx, a, b):
     """The sums of each two lanes of `a`, then of `b`."""
 
     def codegen(context, builder, signature, args):
-        even, odd = (_shuffle(builder, *args, range(start, 32, 2)) for start in (0, 1))
+        even, odd = (v.shuffle(builder, *args, range(start, 32, 2)) for start in (0, 1))
         return builder.add(even, odd)
 
     return i32x16(i32x16, i32x16), codegen
@@ -270,7 +152,7 @@ def store_sums_i32(typingctx, address, a, b, c, d):
     """Store the lane sums of four int32 vectors as four int32 numbers."""
 
     def codegen(context, builder, signature, args):
-        _store(builder, _quad_sums(builder, args[1:], builder.add), args[0])
+        v.store(builder, v.quad_sums(builder, args[1:], builder.add), args[0])
         return context.get_dummy_value()
 
     return types.void(types.intp, i32x16, i32x16, i32x16, i32x16), codegen
@@ -284,7 +166,7 @@ def scaled(typingctx, a, factor):
     """Each lane times one number."""
 
     def codegen(context, builder, signature, args):
-        return builder.fmul(args[0], _splat(builder, args[1], 16))
+        return builder.fmul(args[0], v.splat(builder, args[1], 16))
 
     return f32x16(f32x16, types.float32), codegen
 
@@ -294,7 +176,7 @@ def shifted(typingctx, a, term):
     """Each lane plus one number."""
 
     def codegen(context, builder, signature, args):
-        return builder.fadd(args[0], _splat(builder, args[1], 16))
+        return builder.fadd(args[0], v.splat(builder, args[1], 16))
 
     return f32x16(f32x16, types.float32), codegen
 
@@ -308,13 +190,13 @@ def add_i32(typingctx, a, b):
 @intrinsic
 def splat_i32(typingctx, number):
     """Sixteen times one int32 number."""
-    return i32x16(types.int32), lambda context, builder, signature, args: _splat(builder, args[0], 16)
+    return i32x16(types.int32), lambda context, builder, signature, args: v.splat(builder, args[0], 16)
 
 
 @intrinsic
 def splat_f32(typingctx, number):
     """Sixteen times one float32 number."""
-    return f32x16(types.float32), lambda context, builder, signature, args: _splat(builder, args[0], 16)
+    return f32x16(types.float32), lambda context, builder, signature, args: v.splat(builder, args[0], 16)
 
 
 @intrinsic
@@ -329,8 +211,8 @@ def first_lanes(typingctx, a, n):
 
     def codegen(context, builder, signature, args):
         places = ir.Constant(i32x16.llvm, list(range(16)))
-        kept = builder.icmp_signed("<", places, _splat(builder, builder.trunc(args[1], I32), 16))
-        return builder.select(kept, args[0], _const(f32x16.llvm, 0.0))
+        kept = builder.icmp_signed("<", places, v.splat(builder, builder.trunc(args[1], I32), 16))
+        return builder.select(kept, args[0], v.const(f32x16.llvm, 0.0))
 
     return f32x16(f32x16, types.intp), codegen
 
@@ -341,10 +223,10 @@ def load_first(typingctx, address, n):
 
     def codegen(context, builder, signature, args):
         places = ir.Constant(i32x16.llvm, list(range(16)))
-        kept = builder.icmp_signed("<", places, _splat(builder, builder.trunc(args[1], I32), 16))
+        kept = builder.icmp_signed("<", places, v.splat(builder, builder.trunc(args[1], I32), 16))
         pointer = builder.inttoptr(args[0], f32x16.llvm.as_pointer())
-        name, none = "llvm.masked.load.v16f32.p0", _const(f32x16.llvm, 0.0)
-        return _call(builder, name, f32x16.llvm, pointer, I32(1), kept, none)
+        name, none = "llvm.masked.load.v16f32.p0", v.const(f32x16.llvm, 0.0)
+        return v.call(builder, name, f32x16.llvm, pointer, I32(1), kept, none)
 
     return f32x16(types.intp, types.intp), codegen
 
@@ -356,19 +238,21 @@ def lanes_at(typingctx, a, places):
     def codegen(context, builder, signature, args):
         a, places = args
         if PATH == "avx512":
-            return _call(builder, "llvm.x86.avx512.permvar.sf.512", f32x16.llvm, a, places)
+            return v.call(builder, "llvm.x86.avx512.permvar.sf.512", f32x16.llvm, a, places)
         if PATH == "avx2":
-            half = _vec(F32, 8)
+            half = v.vec(F32, 8)
             halves = []
             for start in (0, 8):
-                place = _slice(builder, places, start, start + 8)
+                place = v.slice(builder, places, start, start + 8)
                 low, high = (
-                    _call(builder, "llvm.x86.avx2.permps", half, _slice(builder, a, i, i + 8), place) for i in (0, 8)
+                    v.call(builder, "llvm.x86.avx2.permps", half, v.slice(builder, a, i, i + 8), place) for i in (0, 8)
                 )
-                in_high = builder.icmp_unsigned("!=", builder.and_(place, _const(place.type, 8)), _const(place.type, 0))
+                in_high = builder.icmp_unsigned(
+                    "!=", builder.and_(place, v.const(place.type, 8)), v.const(place.type, 0)
+                )
                 halves.append(builder.select(in_high, high, low))
-            return _join(builder, *halves)
-        places = builder.and_(places, _const(places.type, 15))
+            return v.join(builder, *halves)
+        places = builder.and_(places, v.const(places.type, 15))
         result = ir.Constant(f32x16.llvm, ir.Undefined)
         for lane in range(16):
             number = builder.extract_element(a, builder.extract_element(places, I32(lane)))
@@ -390,7 +274,7 @@ def shifted_dots(typingctx, dots, totals, factor):
 
     def codegen(context, builder, signature, args):
         dots, totals, factor = args
-        total = builder.add(dots, builder.mul(totals, _splat(builder, factor, 16)))
+        total = builder.add(dots, builder.mul(totals, v.splat(builder, factor, 16)))
         return builder.sitofp(total, f32x16.llvm)
 
     return f32x16(i32x16, i32x16, types.int32), codegen
@@ -403,7 +287,7 @@ def transpose(typingctx, address, stride, out):
     def codegen(context, builder, signature, args):
         source, stride, out = args
         addresses = [builder.add(source, builder.mul(stride, stride.type(i))) for i in range(16)]
-        rows = [_load(builder, address, f32x16.llvm) for address in addresses]
+        rows = [v.load(builder, address, f32x16.llvm) for address in addresses]
         # Butterfly: in each round, rows `bit` apart exchange the lanes in which that bit of the column is not theirs.
         for bit in (8, 4, 2, 1):
             for i in range(16):
@@ -411,9 +295,9 @@ def transpose(typingctx, address, stride, out):
                     a, b = rows[i], rows[i | bit]
                     low = [lane if not lane & bit else 16 + lane - bit for lane in range(16)]
                     high = [lane + bit if not lane & bit else 16 + lane for lane in range(16)]
-                    rows[i], rows[i | bit] = _shuffle(builder, a, b, low), _shuffle(builder, a, b, high)
+                    rows[i], rows[i | bit] = v.shuffle(builder, a, b, low), v.shuffle(builder, a, b, high)
         for i, row in enumerate(rows):
-            _store(builder, row, builder.add(out, out.type(64 * i)))
+            v.store(builder, row, builder.add(out, out.type(64 * i)))
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp, types.intp), codegen
@@ -424,7 +308,7 @@ def larger_size(typingctx, a, b):
     """The larger of a and abs(b) in each lane; a is not negative."""
 
     def codegen(context, builder, signature, args):
-        size = _call(builder, "llvm.fabs.v16f32", f32x16.llvm, args[1])
+        size = v.call(builder, "llvm.fabs.v16f32", f32x16.llvm, args[1])
         return builder.select(builder.fcmp_ordered(">", size, args[0]), size, args[0])
 
     return f32x16(f32x16, f32x16), codegen
@@ -438,7 +322,7 @@ def largest_lane(typingctx, a):
         lanes = args[0]
         while lanes.type.count > 1:
             half = lanes.type.count // 2
-            low, high = _slice(builder, lanes, 0, half), _slice(builder, lanes, half, 2 * half)
+            low, high = v.slice(builder, lanes, 0, half), v.slice(builder, lanes, half, 2 * half)
             lanes = builder.select(builder.fcmp_ordered(">", low, high), low, high)
         return builder.extract_element(lanes, I32(0))
 
@@ -450,9 +334,9 @@ def store_quotients(typingctx, address, a, step):
     """Store a / step, rounded half to even, as sixteen int8 numbers."""
 
     def codegen(context, builder, signature, args):
-        quotients = builder.fdiv(args[1], _splat(builder, args[2], 16))
-        whole = _call(builder, "llvm.rint.v16f32", f32x16.llvm, quotients)
-        _store(builder, builder.trunc(builder.fptosi(whole, i32x16.llvm), _vec(I8, 16)), args[0])
+        quotients = builder.fdiv(args[1], v.splat(builder, args[2], 16))
+        whole = v.call(builder, "llvm.rint.v16f32", f32x16.llvm, quotients)
+        v.store(builder, builder.trunc(builder.fptosi(whole, i32x16.llvm), v.vec(I8, 16)), args[0])
         return context.get_dummy_value()
 
     return types.void(types.intp, f32x16, types.float32), codegen
@@ -464,7 +348,7 @@ def add_scaled(typingctx, acc, sums, scales):
 
     def codegen(context, builder, signature, args):
         acc, sums, scales = args
-        return _call(builder, "llvm.fmuladd.v16f32", f32x16.llvm, builder.sitofp(sums, f32x16.llvm), scales, acc)
+        return v.call(builder, "llvm.fmuladd.v16f32", f32x16.llvm, builder.sitofp(sums, f32x16.llvm), scales, acc)
 
     return f32x16(f32x16, i32x16, f32x16), codegen
 
@@ -487,7 +371,7 @@ def fma_f32(typingctx, acc, a, b):
 
     def codegen(context, builder, signature, args):
         acc, a, b = args
-        return _call(builder, "llvm.fmuladd.v16f32", f32x16.llvm, a, b, acc)
+        return v.call(builder, "llvm.fmuladd.v16f32", f32x16.llvm, a, b, acc)
 
     return f32x16(f32x16, f32x16, f32x16), codegen
 
@@ -497,7 +381,7 @@ def store_sums_f32(typingctx, address, a, b, c, d):
     """Store the lane sums of four float32 vectors as four float32 numbers."""
 
     def codegen(context, builder, signature, args):
-        _store(builder, _quad_sums(builder, args[1:], builder.fadd), args[0])
+        v.store(builder, v.quad_sums(builder, args[1:], builder.fadd), args[0])
         return context.get_dummy_value()
 
     return types.void(types.intp, f32x16, f32x16, f32x16, f32x16), codegen
@@ -522,16 +406,9 @@ def sum_f64(typingctx, a, b):
     """The sum of 32 float64 lanes, in one fixed order: halves are added to halves until one number is left."""
 
     def codegen(context, builder, signature, args):
-        return _tree_sum(builder, builder.fadd(*args))
+        return v.tree_sum(builder, builder.fadd(*args))
 
     return types.float64(f64x16, f64x16), codegen
-
-
-def _tree_sum(builder, lanes):
-    while lanes.type.count > 1:
-        half = lanes.type.count // 2
-        lanes = builder.fadd(_slice(builder, lanes, 0, half), _slice(builder, lanes, half, 2 * half))
-    return builder.extract_element(lanes, I32(0))
 
 
 def _comparison(builder, numbers, thresholds):
@@ -543,7 +420,7 @@ def at_least(typingctx, address, threshold):
     """Which of the sixteen float32 numbers at an address reach a threshold, as the bits of a number."""
 
     def codegen(context, builder, signature, args):
-        return _comparison(builder, _load(builder, args[0], f32x16.llvm), _splat(builder, args[1], 16))
+        return _comparison(builder, v.load(builder, args[0], f32x16.llvm), v.splat(builder, args[1], 16))
 
     return types.int64(types.intp, types.float32), codegen
 
@@ -553,8 +430,8 @@ def reaching(typingctx, address, term, thresholds):
     """Which of the sixteen float32 numbers at an address, plus a term, reach the thresholds at another."""
 
     def codegen(context, builder, signature, args):
-        sums, thresholds = _load(builder, args[0], f32x16.llvm), _load(builder, args[2], f32x16.llvm)
-        return _comparison(builder, builder.fadd(sums, _splat(builder, args[1], 16)), thresholds)
+        sums, thresholds = v.load(builder, args[0], f32x16.llvm), v.load(builder, args[2], f32x16.llvm)
+        return _comparison(builder, builder.fadd(sums, v.splat(builder, args[1], 16)), thresholds)
 
     return types.int64(types.intp, types.float32, types.intp), codegen
 
@@ -564,6 +441,6 @@ def lowest_bit(typingctx, bits):
     """The place of the lowest set bit; `bits` is not zero."""
 
     def codegen(context, builder, signature, args):
-        return _call(builder, "llvm.cttz.i64", I64, args[0], I1(1))
+        return v.call(builder, "llvm.cttz.i64", I64, args[0], I1(1))
 
     return types.int64(types.int64), codegen

@@ -12,23 +12,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from qindex_kernels.cpu.simd import (
-    F32,
-    I8,
-    I32,
-    _call,
-    _const,
-    _dot_u8i8,
-    _load,
-    _peek,
-    _splat,
-    _store,
-    _tree_sum,
-    f32x16,
-    i32x16,
-    u8x64,
-)
+from qindex_kernels.cpu import vectors as v
 from qindex_kernels.cpu.unpack import _is_literal
+from qindex_kernels.cpu.vectors import F32, I8, I32, f32x16, i32x16, u8x64
 
 UNROLL = 2  # steps of 4 bytes
 
@@ -66,7 +52,7 @@ def _at(builder, base, *terms):
 
 def _prefetch(builder, address):
     pointer = builder.inttoptr(address, I8.as_pointer())
-    _call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(2), I32(1))
+    v.call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(2), I32(1))
 
 
 @intrinsic(prefer_literal=True)
@@ -91,25 +77,25 @@ def add_integer_tile(
         ahead, ahead_step = args[13:]
         row_at = [_at(builder, rows, (row_stride, r)) for r in range(count)]
         panel_at = [_at(builder, panels, (panel_stride, p)) for p in range(width)]
-        first = [_load(builder, _at(builder, starts, (starts.type(64), p)), i32x16.llvm) for p in range(width)]
+        first = [v.load(builder, _at(builder, starts, (starts.type(64), p)), i32x16.llvm) for p in range(width)]
         with _loop(builder, quads, UNROLL, first * count) as (quad, dots):
             _prefetch(builder, builder.add(ahead, builder.mul(builder.ashr(quad, quad.type(1)), ahead_step)))
             for u in range(UNROLL):
                 here = builder.add(quad, quad.type(u))
-                panel = [_load(builder, _at(builder, at, (here, 64)), u8x64.llvm) for at in panel_at]
+                panel = [v.load(builder, _at(builder, at, (here, 64)), u8x64.llvm) for at in panel_at]
                 for r in range(count):
-                    four = _splat(builder, _peek(builder, _at(builder, row_at[r], (here, 4)), I32), 16)
+                    four = v.splat(builder, v.peek(builder, _at(builder, row_at[r], (here, 4)), I32), 16)
                     four = builder.bitcast(four, u8x64.llvm)
                     for p in range(width):
-                        dots[r * width + p] = _dot_u8i8(builder, dots[r * width + p], four, panel[p])
-        step = [_load(builder, _at(builder, steps, (steps.type(64), p)), f32x16.llvm) for p in range(width)]
+                        dots[r * width + p] = v.dot_u8i8(builder, dots[r * width + p], four, panel[p])
+        step = [v.load(builder, _at(builder, steps, (steps.type(64), p)), f32x16.llvm) for p in range(width)]
         for r in range(count):
-            scale = _splat(builder, _peek(builder, _at(builder, scales, (scale_stride, r)), F32), 16)
+            scale = v.splat(builder, v.peek(builder, _at(builder, scales, (scale_stride, r)), F32), 16)
             for p in range(width):
                 at = _at(builder, sums, (sum_stride, r), (sums.type(64), p))
                 term = builder.fmul(builder.sitofp(dots[r * width + p], f32x16.llvm), scale)
                 term = builder.fmul(term, step[p])
-                _store(builder, builder.fadd(_load(builder, at, f32x16.llvm), term), at)
+                v.store(builder, builder.fadd(v.load(builder, at, f32x16.llvm), term), at)
         return context.get_dummy_value()
 
     return types.void(n_rows, n_panels, *[types.intp] * 13), codegen
@@ -131,21 +117,21 @@ def add_float_tile(
         rows, row_stride, panels, panel_stride, dims, scales, scale_stride, sums, sum_stride = args[2:]
         row_at = [_at(builder, rows, (row_stride, r)) for r in range(count)]
         panel_at = [_at(builder, panels, (panel_stride, p)) for p in range(width)]
-        with _loop(builder, dims, UNROLL, [_const(f32x16.llvm, 0.0)] * (count * width)) as (d, dots):
+        with _loop(builder, dims, UNROLL, [v.const(f32x16.llvm, 0.0)] * (count * width)) as (d, dots):
             for u in range(UNROLL):
                 here = builder.add(d, d.type(u))
-                panel = [_load(builder, _at(builder, at, (here, 64)), f32x16.llvm) for at in panel_at]
+                panel = [v.load(builder, _at(builder, at, (here, 64)), f32x16.llvm) for at in panel_at]
                 for r in range(count):
-                    number = _splat(builder, _peek(builder, _at(builder, row_at[r], (here, 4)), F32), 16)
+                    number = v.splat(builder, v.peek(builder, _at(builder, row_at[r], (here, 4)), F32), 16)
                     for p in range(width):
                         i = r * width + p
-                        dots[i] = _call(builder, "llvm.fma.v16f32", f32x16.llvm, number, panel[p], dots[i])
+                        dots[i] = v.call(builder, "llvm.fma.v16f32", f32x16.llvm, number, panel[p], dots[i])
         for r in range(count):
-            scale = _splat(builder, _peek(builder, _at(builder, scales, (scale_stride, r)), F32), 16)
+            scale = v.splat(builder, v.peek(builder, _at(builder, scales, (scale_stride, r)), F32), 16)
             for p in range(width):
                 at = _at(builder, sums, (sum_stride, r), (sums.type(64), p))
                 term = builder.fmul(dots[r * width + p], scale)
-                _store(builder, builder.fadd(_load(builder, at, f32x16.llvm), term), at)
+                v.store(builder, builder.fadd(v.load(builder, at, f32x16.llvm), term), at)
         return context.get_dummy_value()
 
     return types.void(n_rows, n_panels, *[types.intp] * 9), codegen
@@ -166,17 +152,17 @@ def float_tile(typingctx, n_rows, n_queries, rows, row_stride, queries, query_st
         rows, row_stride, queries, query_stride, dim, out, out_stride = args[2:]
         row_at = [_at(builder, rows, (row_stride, r)) for r in range(count)]
         query_at = [_at(builder, queries, (query_stride, q)) for q in range(width)]
-        with _loop(builder, dim, 16, [_const(f32x16.llvm, 0.0)] * (count * width)) as (d, sums):
-            query = [_load(builder, _at(builder, at, (d, 4)), f32x16.llvm) for at in query_at]
+        with _loop(builder, dim, 16, [v.const(f32x16.llvm, 0.0)] * (count * width)) as (d, sums):
+            query = [v.load(builder, _at(builder, at, (d, 4)), f32x16.llvm) for at in query_at]
             for r in range(count):
-                row = _load(builder, _at(builder, row_at[r], (d, 4)), f32x16.llvm)
+                row = v.load(builder, _at(builder, row_at[r], (d, 4)), f32x16.llvm)
                 for q in range(width):
                     i = r * width + q
-                    sums[i] = _call(builder, "llvm.fma.v16f32", f32x16.llvm, row, query[q], sums[i])
+                    sums[i] = v.call(builder, "llvm.fma.v16f32", f32x16.llvm, row, query[q], sums[i])
         for r in range(count):
             for q in range(width):
                 at = _at(builder, out, (out_stride, r), (out.type(4), q))
-                builder.store(_tree_sum(builder, sums[r * width + q]), builder.inttoptr(at, F32.as_pointer()), align=1)
+                builder.store(v.tree_sum(builder, sums[r * width + q]), builder.inttoptr(at, F32.as_pointer()), align=1)
         return context.get_dummy_value()
 
     return types.void(n_rows, n_queries, *[types.intp] * 7), codegen

@@ -8,29 +8,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from qindex_kernels.cpu.simd import (
-    F16,
-    F32,
-    I1,
-    I8,
-    I16,
-    I32,
-    _call,
-    _const,
-    _dot_u8i8,
-    _join,
-    _load,
-    _peek,
-    _shuffle,
-    _slice,
-    _store,
-    _vec,
-    f32x16,
-    i32x16,
-    u8x64,
-)
+from qindex_kernels.cpu import vectors as v
 from qindex_kernels.cpu.sources import inlined
 from qindex_kernels.cpu.target import PATH
+from qindex_kernels.cpu.vectors import F16, F32, I1, I8, I16, I32, f32x16, i32x16, u8x64
 
 # Which numbers a row holds. BITSn is an integer of n bits: a place in a table of levels (2 to 4 bits), or a number.
 # SPLIT2 and SPLIT4 are BITS2 and BITS4 read in another order, without tables (below).
@@ -86,20 +67,20 @@ def _plane(builder, width, start, at, count, shift=0):
     """`count` bytes with the bits of dimensions `at`, ... of one plane, shifted left. `at` is a multiple of `count`."""
     address = builder.add(start, builder.lshr(builder.mul(at, at.type(width)), at.type(3)))
     if width == 8:
-        return _load(builder, address, _vec(I8, count))
+        return v.load(builder, address, v.vec(I8, count))
     if width == 1:
-        bits = builder.bitcast(_peek(builder, address, ir.IntType(count)), _vec(I1, count))
-        return builder.select(bits, _const(_vec(I8, count), 1 << shift), _const(_vec(I8, count), 0))
+        bits = builder.bitcast(v.peek(builder, address, ir.IntType(count)), v.vec(I1, count))
+        return builder.select(bits, v.const(v.vec(I8, count), 1 << shift), v.const(v.vec(I8, count), 0))
     # A byte goes to as many bytes as it has codes, by doubling: shift a copy up, keep what belongs there.
     word = ir.IntType(64 // width)
-    words = _vec(word, count * width // 8)
-    codes = builder.zext(_load(builder, address, _vec(I8, words.count)), words)
+    words = v.vec(word, count * width // 8)
+    codes = builder.zext(v.load(builder, address, v.vec(I8, words.count)), words)
     for distance, kept in {4: [(4, 0x0F0F)], 2: [(12, 0x000F000F), (6, 0x03030303)]}[width]:
-        copies = builder.or_(codes, builder.shl(codes, _const(words, distance)))
-        codes = builder.and_(copies, _const(words, kept))
+        copies = builder.or_(codes, builder.shl(codes, v.const(words, distance)))
+        codes = builder.and_(copies, v.const(words, kept))
     if shift:
-        codes = builder.shl(codes, _const(words, shift))
-    return builder.bitcast(codes, _vec(I8, count))
+        codes = builder.shl(codes, v.const(words, shift))
+    return builder.bitcast(codes, v.vec(I8, count))
 
 
 def _codes(builder, kind, row, dim, at, count):
@@ -119,23 +100,23 @@ def _lookup(builder, table, codes):
     """table[codes] for bytes; the first 16 bytes of `table` are the table, and the others repeat them."""
     count = codes.type.count
     if PATH == "avx512" and count == 64:
-        return _call(builder, "llvm.x86.avx512.pshuf.b.512", codes.type, table, codes)
+        return v.call(builder, "llvm.x86.avx512.pshuf.b.512", codes.type, table, codes)
     if PATH != "portable" and count == 16:
-        return _call(builder, "llvm.x86.ssse3.pshuf.b.128", codes.type, _slice(builder, table, 0, 16), codes)
+        return v.call(builder, "llvm.x86.ssse3.pshuf.b.128", codes.type, v.slice(builder, table, 0, 16), codes)
     if PATH == "avx2":
-        half = _vec(I8, 32)
+        half = v.vec(I8, 32)
         parts = [
-            _call(
+            v.call(
                 builder,
                 "llvm.x86.avx2.pshuf.b",
                 half,
-                _slice(builder, table, i, i + 32),
-                _slice(builder, codes, i, i + 32),
+                v.slice(builder, table, i, i + 32),
+                v.slice(builder, codes, i, i + 32),
             )
             for i in (0, 32)
         ]
-        return _join(builder, *parts)
-    entries = [_shuffle(builder, table, table, [i] * count) for i in range(16)]
+        return v.join(builder, *parts)
+    entries = [v.shuffle(builder, table, table, [i] * count) for i in range(16)]
     return _choose(builder, entries, codes)
 
 
@@ -150,7 +131,7 @@ def _choose(builder, entries, codes):
 
 
 def _bit(builder, codes, bit):
-    return builder.icmp_unsigned("!=", builder.and_(codes, _const(codes.type, 1 << bit)), _const(codes.type, 0))
+    return builder.icmp_unsigned("!=", builder.and_(codes, v.const(codes.type, 1 << bit)), v.const(codes.type, 0))
 
 
 def _constant_table(values):
@@ -166,10 +147,10 @@ def load_table(typingctx, kind, address):
 
     def codegen(context, builder, signature, args):
         if not 2 <= bits <= 4:
-            return _const(u8x64.llvm, 0)  # the levels of other kinds are their own
-        entries = _load(builder, args[1], _vec(I8, 1 << bits))
-        flipped = builder.xor(entries, _const(entries.type, 0x80))
-        return _shuffle(builder, flipped, flipped, [i % (1 << bits) for i in range(64)])
+            return v.const(u8x64.llvm, 0)  # the levels of other kinds are their own
+        entries = v.load(builder, args[1], v.vec(I8, 1 << bits))
+        flipped = builder.xor(entries, v.const(entries.type, 0x80))
+        return v.shuffle(builder, flipped, flipped, [i % (1 << bits) for i in range(64)])
 
     return u8x64(kind, types.intp), codegen
 
@@ -180,28 +161,28 @@ def load_table(typingctx, kind, address):
 def _integer_steps(builder, kind, row, dim, at, table):
     """The integers, plus BIAS, of the STEP dimensions from `at` on: one vector of 64 bytes, or more for split kinds."""
     if kind not in BIAS:
-        return [_const(u8x64.llvm, 0)]  # only in branches that this kind never takes
+        return [v.const(u8x64.llvm, 0)]  # only in branches that this kind never takes
     if kind in STEPS:
         (width,) = PLANES[kind]
         at = builder.lshr(builder.mul(at, at.type(width)), at.type(3))
-        codes = _load(builder, builder.add(row, at), _vec(I16, 32))
-        mask = _const(u8x64.llvm, (1 << width) - 1)
-        parts = [builder.lshr(codes, _const(codes.type, shift)) for shift in range(0, 8, width)]
+        codes = v.load(builder, builder.add(row, at), v.vec(I16, 32))
+        mask = v.const(u8x64.llvm, (1 << width) - 1)
+        parts = [builder.lshr(codes, v.const(codes.type, shift)) for shift in range(0, 8, width)]
         return [builder.and_(builder.bitcast(part, u8x64.llvm), mask) for part in parts]
     if kind == BITS1:
         return [_plane(builder, 1, row, at, 64, shift=1)]
     codes = _codes(builder, kind, row, dim, at, 64)
     if kind == INT8:
-        return [builder.xor(codes, _const(u8x64.llvm, 0x80))]
+        return [builder.xor(codes, v.const(u8x64.llvm, 0x80))]
     if kind in TABLES:
         return [_lookup(builder, table, codes)]
     if kind == NF4:
         return [_lookup(builder, _constant_table([round(127 * level) + 128 for level in NF4_LEVELS]), codes)]
     if kind == E2M3:
-        low = builder.and_(codes, _const(u8x64.llvm, 15))
+        low = builder.and_(codes, v.const(u8x64.llvm, 15))
         halves = [_lookup(builder, _constant_table(_E2M3_EIGHTHS[i : i + 16]), low) for i in (0, 16)]
         size = builder.select(_bit(builder, codes, 4), halves[1], halves[0])
-        middle = _const(u8x64.llvm, 64)
+        middle = v.const(u8x64.llvm, 64)
         return [builder.select(_bit(builder, codes, 5), builder.sub(middle, size), builder.add(middle, size))]
     return [codes]
 
@@ -220,7 +201,7 @@ def add_dots(typingctx, kind, sums, row, dim, at, table, query):
         _kind, sums, row, dim, at, table, query = args
         for i, codes in enumerate(_integer_steps(builder, value, row, dim, at, table)):
             here = builder.add(query, builder.add(at, at.type(64 * i)))
-            sums = _dot_u8i8(builder, sums, codes, _load(builder, here, u8x64.llvm))
+            sums = v.dot_u8i8(builder, sums, codes, v.load(builder, here, u8x64.llvm))
         return sums
 
     return i32x16(kind, i32x16, types.intp, types.intp, types.intp, u8x64, types.intp), codegen
@@ -236,7 +217,7 @@ def store_integers(typingctx, kind, row, dim, at, table, out):
     def codegen(context, builder, signature, args):
         _kind, row, dim, at, table, out = args
         for i, codes in enumerate(_integer_steps(builder, value, row, dim, at, table)):
-            _store(builder, codes, builder.add(out, builder.add(at, at.type(64 * i))))
+            v.store(builder, codes, builder.add(out, builder.add(at, at.type(64 * i))))
         return context.get_dummy_value()
 
     return types.void(kind, types.intp, types.intp, types.intp, u8x64, types.intp), codegen
@@ -264,7 +245,7 @@ def decode16(typingctx, kind, row, dim, group, table):
         if value in (FLOAT32, FLOAT16):
             wide = value == FLOAT32
             address = builder.add(row, builder.mul(group, group.type(64 if wide else 32)))
-            numbers = _load(builder, address, _vec(F32 if wide else I16, 16))
+            numbers = v.load(builder, address, v.vec(F32 if wide else I16, 16))
             return numbers if wide else _half_to_f32(builder, numbers)
         codes = _codes(builder, value, row, dim, builder.mul(group, group.type(16)), 16)
         if value in _HALF_SHIFT:
@@ -272,13 +253,13 @@ def decode16(typingctx, kind, row, dim, group, table):
         if value == NF4:
             return _nf4(builder, codes)
         if value == BITS1:
-            return builder.select(_bit(builder, codes, 0), _const(f32x16.llvm, 1.0), _const(f32x16.llvm, -1.0))
+            return builder.select(_bit(builder, codes, 0), v.const(f32x16.llvm, 1.0), v.const(f32x16.llvm, -1.0))
         if value in TABLES:
             codes = _lookup(builder, table, codes)
         bias = 0 if value == INT8 else BIAS[value]
         extend = builder.sext if value == INT8 else builder.zext
-        levels = extend(codes, _vec(I32, 16))
-        return builder.sitofp(builder.sub(levels, _const(levels.type, bias)) if bias else levels, f32x16.llvm)
+        levels = extend(codes, v.vec(I32, 16))
+        return builder.sitofp(builder.sub(levels, v.const(levels.type, bias)) if bias else levels, f32x16.llvm)
 
     return f32x16(kind, types.intp, types.intp, types.intp, u8x64), codegen
 
@@ -287,30 +268,30 @@ def _half_bits(builder, kind, codes):
     """The float16 whose sign is that of the code, and whose low bits are the others."""
     bits, shift = sum(PLANES[kind]), _HALF_SHIFT[kind]
     if bits < 8:
-        codes = builder.shl(codes, _const(codes.type, 8 - bits))
+        codes = builder.shl(codes, v.const(codes.type, 8 - bits))
     # Signed extension fills all above with the sign; of what the shift leaves, bit 15 and the others' place are kept.
-    words = builder.shl(builder.sext(codes, _vec(I16, 16)), _const(_vec(I16, 16), shift - (8 - bits)))
-    return builder.and_(words, _const(words.type, 0x8000 | ((1 << bits - 1) - 1) << shift))
+    words = builder.shl(builder.sext(codes, v.vec(I16, 16)), v.const(v.vec(I16, 16), shift - (8 - bits)))
+    return builder.and_(words, v.const(words.type, 0x8000 | ((1 << bits - 1) - 1) << shift))
 
 
 def _half_to_f32(builder, words):
     if PATH != "portable":
-        return builder.fpext(builder.bitcast(words, _vec(F16, 16)), f32x16.llvm)
+        return builder.fpext(builder.bitcast(words, v.vec(F16, 16)), f32x16.llvm)
     # Without F16C `fpext` would be a library call per number. The exponent keeps its bits and gets its bias from the
     # product with 2 ** 112, which is exact, for subnormal numbers too.
-    wide = builder.zext(words, _vec(I32, 16))
-    sign = builder.shl(builder.and_(wide, _const(wide.type, 0x8000)), _const(wide.type, 16))
-    magnitude = builder.shl(builder.and_(wide, _const(wide.type, 0x7FFF)), _const(wide.type, 13))
+    wide = builder.zext(words, v.vec(I32, 16))
+    sign = builder.shl(builder.and_(wide, v.const(wide.type, 0x8000)), v.const(wide.type, 16))
+    magnitude = builder.shl(builder.and_(wide, v.const(wide.type, 0x7FFF)), v.const(wide.type, 13))
     number = builder.bitcast(builder.or_(sign, magnitude), f32x16.llvm)
-    return builder.fmul(number, _const(f32x16.llvm, 2.0**112))
+    return builder.fmul(number, v.const(f32x16.llvm, 2.0**112))
 
 
 def _nf4(builder, codes):
-    indices = builder.zext(codes, _vec(I32, 16))
+    indices = builder.zext(codes, v.vec(I32, 16))
     if PATH == "avx512":
         table = ir.Constant(f32x16.llvm, list(NF4_LEVELS))
-        return _call(builder, "llvm.x86.avx512.permvar.sf.512", f32x16.llvm, table, indices)
-    return _choose(builder, [_const(f32x16.llvm, level) for level in NF4_LEVELS], indices)
+        return v.call(builder, "llvm.x86.avx512.permvar.sf.512", f32x16.llvm, table, indices)
+    return _choose(builder, [v.const(f32x16.llvm, level) for level in NF4_LEVELS], indices)
 
 
 # --- block scales ---------------------------------------------------------------------------------------------------
@@ -329,18 +310,18 @@ def scale16(typingctx, kind, address):
     def codegen(context, builder, signature, args):
         address = args[1]
         if value == SCALE_FLOAT32:
-            return _load(builder, address, f32x16.llvm)
+            return v.load(builder, address, f32x16.llvm)
         if value == SCALE_FLOAT16:
-            return _half_to_f32(builder, _load(builder, address, _vec(I16, 16)))
-        codes = _load(builder, address, _vec(I8, 16))
+            return _half_to_f32(builder, v.load(builder, address, v.vec(I16, 16)))
+        codes = v.load(builder, address, v.vec(I8, 16))
         if value == SCALE_E4M3:
             return builder.fmul(
-                _half_to_f32(builder, _half_bits(builder, E4M3, codes)), _const(f32x16.llvm, UNIT[E4M3])
+                _half_to_f32(builder, _half_bits(builder, E4M3, codes)), v.const(f32x16.llvm, UNIT[E4M3])
             )
-        wide = builder.zext(codes, _vec(I32, 16))
-        normal = builder.shl(wide, _const(wide.type, 23))
-        is_zero = builder.icmp_unsigned("==", wide, _const(wide.type, 0))
-        return builder.bitcast(builder.select(is_zero, _const(wide.type, 1 << 22), normal), f32x16.llvm)
+        wide = builder.zext(codes, v.vec(I32, 16))
+        normal = builder.shl(wide, v.const(wide.type, 23))
+        is_zero = builder.icmp_unsigned("==", wide, v.const(wide.type, 0))
+        return builder.bitcast(builder.select(is_zero, v.const(wide.type, 1 << 22), normal), f32x16.llvm)
 
     return f32x16(kind, types.intp), codegen
 
