@@ -67,7 +67,7 @@ def integer_gemv(inner_at, rows_at, queries_at, terms_at, x, out):
     )
     fill(queries, x)
     quantize(queries)
-    order(queries, terms.columns)
+    order(queries)
     for start, stop in ((0, rows.tail_start), (rows.tail_start, rows.n)):
         if rows.has_blocks != 0:
             for first in range(start, stop, BLOCK_ROWS):

@@ -6,13 +6,14 @@ from qindex_kernels.cpu.addresses import RowAddresses, block_scales, row_address
 from qindex_kernels.cpu.exact import decode_row
 from qindex_kernels.cpu.inner import call
 from qindex_kernels.cpu.queries import Queries
-from qindex_kernels.cpu.record import INTEGER, LINE, Record, Room, reader
+from qindex_kernels.cpu.record import INTEGER, LINE, REAL, Record, Room, reader
 from qindex_kernels.cpu.simd import load_f32, peek_f32, poke_f32, scaled, store_f32, store_i32, sum_f32, times, zero_i32
 from qindex_kernels.cpu.sources import helper, inlined
 from qindex_kernels.cpu.tile import add_float_tile, add_integer_tile
 
 TILE_ROWS = 24  # whole tiles of 6, 8 and 12 rows
 GROUP_BYTES = 1 << 15  # of unpacked rows: the more of them, the longer panels stay in the L1 cache
+PANEL_BYTES = 1 << 14  # of panels that meet a group at a time: the L1 cache holds them beside the rows
 FLOAT_DIMS = 64  # of four panels of numbers, which the L1 cache holds
 
 
@@ -28,9 +29,9 @@ class Group(Record):
         ("zeros", INTEGER),  # float32
         ("sum_stride", INTEGER),  # bytes of the sums of a row
         ("sums", INTEGER),  # float32 (n, lanes); of a search, the lanes of one tile
-        # What the first panels ask for ahead, for a tile of one block: bytes, and bytes at every second step.
-        ("tile_bytes", INTEGER),
-        ("asked", INTEGER),
+        ("dots", INTEGER),  # int32 (n, 64): integer sums of a part of a block
+        ("ahead", REAL),  # bytes of the rows of a tile for each dimension: the first panels ask for as many
+        ("asked", INTEGER),  # in two steps of the tile
         ("decoded_scales", INTEGER),  # room for exact.decode_row
     )
 
@@ -46,12 +47,12 @@ def group_for(rows: RowAddresses, queries: Queries, n_panels: int, number_bytes:
     stride = -(-queries.width * number_bytes // LINE) * LINE + LINE
     scale_stride, sum_stride = max(4 * queries.lanes, LINE), LINE * n_panels
     n = max(1, min(number_bytes * GROUP_BYTES // stride, rows.n) // TILE_ROWS) * TILE_ROWS
-    room = Room(n * stride, n * scale_stride, n * scale_stride, n * sum_stride, 2 * stride)
-    unpacked, scales, zeros, sums, decoded_scales = room.pieces
-    tile_bytes = tile_shape.py_func((queries.m + 15) // 16)[0] * rows.row_bytes // rows.blocks
+    room = Room(n * stride, n * scale_stride, n * scale_stride, n * sum_stride, 2 * stride, n * 4 * LINE)
+    unpacked, scales, zeros, sums, decoded_scales, dots = room.pieces
+    ahead = tile_shape.py_func((queries.m + 15) // 16)[0] * rows.row_bytes / rows.dim
     group = Group(
         n=n, stride=stride, unpacked=unpacked, scale_stride=scale_stride, scales=scales, zeros=zeros,
-        sum_stride=sum_stride, sums=sums, tile_bytes=tile_bytes, asked=8 * tile_bytes // min(rows.block, rows.dim) + 1,
+        sum_stride=sum_stride, sums=sums, dots=dots, ahead=ahead, asked=int(8 * ahead) + 1,
         decoded_scales=decoded_scales,
     )  # fmt: skip
     group.room = room
@@ -89,58 +90,70 @@ def tile_shape(panels_left):
 
 
 @inlined
-def add_tile(rows, panels, p, b, group, j, sums, next_row):
-    """Add block b of the dimensions to the sums, at an address, of row j of the group and panel p, and those beside.
+def add_tile(rows, panels, p, b, at, quads, group, j, sums, next_row):
+    """Add `quads` quads of block b, from dimension `at` on, for row j of the group, and panel p, and those beside.
 
-    The first panels ask for the rows from `next_row` on, as much as the tile reads itself.
+    Parts of a block meet in `group.dots`; its last part adds to the sums at an address. The first panels ask for the
+    rows from `next_row` on, as much as the tile reads itself.
     """
-    width = group.stride - LINE
-    at = b * rows.block
-    quads = (rows.block if b + 1 < rows.blocks else width - at) // 4
-    lanes = LINE * panels.n
+    begin, stop = b * rows.block, (b + 1) * rows.block if b + 1 < rows.blocks else group.stride - LINE
+    lanes, n = LINE * panels.n, tile_shape(panels.n - p)[1]
     row, scale = group.unpacked + j * group.stride + at, group.scales + j * group.scale_stride + 4 * b
-    panel = panels.codes + p * panels.stride + at * 16
-    start, step = panels.starts + lanes * b + LINE * p, panels.steps + lanes * b + LINE * p
-    count, n = tile_shape(panels.n - p)
-    ahead = rows.data + next_row * rows.row_bytes + b * group.tile_bytes
+    panel, step = panels.codes + p * panels.stride + at * 16, panels.steps + lanes * b + LINE * p
+    dots = group.dots + j * 4 * LINE
+    start, start_stride = (panels.starts + lanes * b + LINE * p, 0) if at == begin else (dots, 4 * LINE)
+    last = 1 if at + 4 * quads == stop else 0
+    out, out_stride = (sums, group.sum_stride) if last != 0 else (dots, 4 * LINE)
+    ahead = rows.data + next_row * rows.row_bytes + np.intp(at * group.ahead)
     asked = group.asked if p == 0 else 0
-    if count == 6:
+    if n == 4:
         add_integer_tile(
-            6, 4, row, group.stride, panel, panels.stride, quads, start, scale, group.scale_stride, step, sums,
-            group.sum_stride, ahead, asked,
+            6, 4, row, group.stride, panel, panels.stride, quads, start, start_stride, last, scale, group.scale_stride,
+            step, out, out_stride, ahead, asked,
         )  # fmt: skip
-    elif count == 8:
+    elif n == 2:
         add_integer_tile(
-            8, 2, row, group.stride, panel, panels.stride, quads, start, scale, group.scale_stride, step, sums,
-            group.sum_stride, ahead, asked,
+            8, 2, row, group.stride, panel, panels.stride, quads, start, start_stride, last, scale, group.scale_stride,
+            step, out, out_stride, ahead, asked,
         )  # fmt: skip
     else:
         add_integer_tile(
-            12, 1, row, group.stride, panel, panels.stride, quads, start, scale, group.scale_stride, step, sums,
-            group.sum_stride, ahead, asked,
+            12, 1, row, group.stride, panel, panels.stride, quads, start, start_stride, last, scale,
+            group.scale_stride, step, out, out_stride, ahead, asked,
         )  # fmt: skip
-    if rows.zero != 0:
-        totals = panels.totals + lanes * b + LINE * p
-        for r in range(count):
-            zero = peek_f32(group.zeros + (j + r) * group.scale_stride + 4 * b)
-            for lane in range(0, LINE * n, LINE):
-                term = times(scaled(load_f32(totals + lane), zero), load_f32(step + lane))
-                total = sums + r * group.sum_stride + lane
-                store_f32(total, sum_f32(load_f32(total), term))
 
 
 @helper
 def add_panels(rows, panels, p, group, sums, next_row):
     """sums[j, i] = the product of row j of the group and query i, of the panels from p on that a tile takes.
 
-    Integer sums within a block are exact; blocks are added in order, each operation rounded to float32. Blocks come in
-    the outer loop: their part of the panels stays in the L1 cache. What lies from `next_row` on is asked for.
+    Integer sums within a block are exact; blocks are added in order, each operation rounded to float32. Dimensions come
+    in the outer loop: their part of the panels stays in the L1 cache. What lies from `next_row` on is asked for.
     """
     count, n = tile_shape(panels.n - p)
     clear(group, sums, n)
+    at, most = 0, PANEL_BYTES // (16 * n)
     for b in range(rows.blocks):
-        for j in range(0, group.n, count):
-            add_tile(rows, panels, p, b, group, j, sums + j * group.sum_stride, next_row + j)
+        stop = (b + 1) * rows.block if b + 1 < rows.blocks else group.stride - LINE
+        while at < stop:
+            dims = stop - at if stop - at < 2 * most else most
+            for j in range(0, group.n, count):
+                add_tile(rows, panels, p, b, at, dims // 4, group, j, sums + j * group.sum_stride, next_row + j)
+            at += dims
+        if rows.zero != 0:
+            add_zeros(panels, p, b, group, sums, n)
+
+
+@helper
+def add_zeros(panels, p, b, group, sums, n):
+    """The part of the zeros of block b."""
+    at = LINE * (panels.n * b + p)
+    for j in range(group.n):
+        zero = peek_f32(group.zeros + j * group.scale_stride + 4 * b)
+        for lane in range(0, LINE * n, LINE):
+            term = times(scaled(load_f32(panels.totals + at + lane), zero), load_f32(panels.steps + at + lane))
+            total = sums + j * group.sum_stride + lane
+            store_f32(total, sum_f32(load_f32(total), term))
 
 
 @helper

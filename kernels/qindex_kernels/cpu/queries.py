@@ -8,17 +8,25 @@ from numpy.typing import NDArray
 from qindex_kernels.cpu.addresses import RowAddresses
 from qindex_kernels.cpu.record import INTEGER, LINE, Record, Room, reader
 from qindex_kernels.cpu.simd import (
+    deal,
+    dot_u8i8,
     larger_size,
     largest_lane,
+    load_bytes,
     load_f32,
+    load_first,
+    ones_u8,
     peek_f32,
     peek_i8,
     peek_i32,
     poke_f32,
     poke_i8,
     poke_i32,
+    store_f32,
     store_quotients,
+    sum_of_lanes,
     zero_f32,
+    zero_i32,
 )
 from qindex_kernels.cpu.sources import helper, inlined
 
@@ -64,9 +72,9 @@ def queries_for(rows: RowAddresses, m: int, step: int, per_block: bool = False) 
 def fill(queries, x):
     """Copy queries from an array (m, dim)."""
     for i in range(queries.m):
-        row = queries.values + 4 * queries.width * i
-        for d in range(queries.dim):
-            poke_f32(row + 4 * d, x[i, d])
+        row, source = queries.values + 4 * queries.width * i, np.intp(x[i].ctypes.data)
+        for d in range(0, queries.dim, 16):
+            store_f32(row + 4 * d, load_first(source + 4 * d, queries.dim - d))
 
 
 @helper
@@ -88,24 +96,29 @@ def quantize(queries):
             poke_f32(queries.steps + 4 * (queries.lanes * i + b), step)
             for d in range(start, stop, 16):
                 store_quotients(target + d, load_f32(source + 4 * d), step)
+        totals = queries.totals + 4 * queries.lanes * i
         for b in range(blocks):
-            total = np.int32(0)
-            for d in range(b * block, (b + 1) * block if b + 1 < blocks else width):
-                total += np.int32(peek_i8(target + d))
-            poke_i32(queries.totals + 4 * (queries.lanes * i + b), total)
+            stop = (b + 1) * block if b + 1 < blocks else width
+            total, at = zero_i32(), b * block
+            while at + 64 <= stop:
+                total = dot_u8i8(total, ones_u8(), load_bytes(target + at))
+                at += 64
+            rest = sum_of_lanes(total)
+            for d in range(at, stop):
+                rest += np.int32(peek_i8(target + d))
+            poke_i32(totals + 4 * b, rest)
 
 
 @helper
-def order(queries, scratch):
-    """Put codes in the order in which split kinds (unpack.py) read rows, in place; `scratch` has room for a step."""
-    step, apart = queries.step_length, queries.step_length // 64
-    if apart == 1:
-        return
-    for at in range(queries.codes, queries.codes + queries.m * queries.width, step):
-        for d in range(step):
-            poke_i8(scratch + d, peek_i8(at + d))
-        for d in range(step):
-            poke_i8(at + d % apart * 64 + d // apart, peek_i8(scratch + d))
+def order(queries):
+    """Put codes in the order in which split kinds (unpack.py) read rows, in place."""
+    step, stop = queries.step_length, queries.codes + queries.m * queries.width
+    if step == 128:
+        for at in range(queries.codes, stop, 128):
+            deal(at, 2)
+    elif step == 256:
+        for at in range(queries.codes, stop, 256):
+            deal(at, 4)
 
 
 @inlined
@@ -151,7 +164,6 @@ class Panels(Record):
         ("starts", INTEGER),  # int32 (blocks, lanes): -BIAS times the totals
         ("steps", INTEGER),  # float32 (blocks, lanes)
         ("totals", INTEGER),  # float32 (blocks, lanes)
-        ("scratch", INTEGER),  # LINE * 4 bytes
     )
 
 
@@ -164,9 +176,9 @@ def panels_for(queries: Queries, number_bytes: int = 1) -> Panels:
     n += n % 4 == 3
     stride = 16 * queries.width * number_bytes + LINE
     size = queries.blocks * 16 * n * 4 if number_bytes == 1 else 0
-    room = Room(n * stride, size, size, size, 4 * LINE)
-    codes, starts, steps, totals, scratch = room.pieces
-    panels = Panels(n=n, stride=stride, codes=codes, starts=starts, steps=steps, totals=totals, scratch=scratch)
+    room = Room(n * stride, size, size, size)
+    codes, starts, steps, totals = room.pieces
+    panels = Panels(n=n, stride=stride, codes=codes, starts=starts, steps=steps, totals=totals)
     panels.room = room
     return panels
 
@@ -174,7 +186,7 @@ def panels_for(queries: Queries, number_bytes: int = 1) -> Panels:
 @helper
 def fill_panels(panels, queries, bias, all_steps):
     """Lay out the codes of all queries. Without `all_steps`, only those of blocks: others are multiplied with later."""
-    order(queries, panels.scratch)
+    order(queries)
     lanes = 16 * panels.n
     for i in range(queries.m):
         source = queries.codes + queries.width * i

@@ -148,6 +148,35 @@ def pair_sums(typingctx, a, b):
 
 
 @intrinsic
+def sum_of_lanes(typingctx, a):
+    """The sum of sixteen int32 numbers."""
+
+    def codegen(context, builder, signature, args):
+        return v.call(builder, "llvm.vector.reduce.add.v16i32", I32, args[0])
+
+    return types.int32(i32x16), codegen
+
+
+@intrinsic(prefer_literal=True)
+def deal(typingctx, address, piles):
+    """Put `piles` (a literal) times 64 bytes into as many piles, as one deals cards: in place."""
+    if not isinstance(piles, types.IntegerLiteral):
+        return None
+    n = piles.literal_value
+
+    def codegen(context, builder, signature, args):
+        places = [builder.add(args[0], args[0].type(64 * i)) for i in range(n)]
+        cards = [v.load(builder, place, u8x64.llvm) for place in places]
+        while len(cards) > 1:
+            cards = [v.join(builder, *cards[i : i + 2]) for i in range(0, len(cards), 2)]
+        for i, place in enumerate(places):
+            v.store(builder, v.stride(builder, cards[0], i, n), place)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, piles), codegen
+
+
+@intrinsic
 def store_sums_i32(typingctx, address, a, b, c, d):
     """Store the lane sums of four int32 vectors as four int32 numbers."""
 

@@ -57,28 +57,31 @@ def _prefetch(builder, address):
 
 @intrinsic(prefer_literal=True)
 def add_integer_tile(
-    typingctx, n_rows, n_panels, rows, row_stride, panels, panel_stride, quads, starts, scales, scale_stride, steps,
-    sums, sum_stride, ahead, ahead_step,
+    typingctx, n_rows, n_panels, rows, row_stride, panels, panel_stride, quads, starts, start_stride, last, scales,
+    scale_stride, steps, sums, sum_stride, ahead, ahead_step,
 ):  # fmt: skip
-    """sums[r][p] += float(starts[p] + <row r, panel p>) * scale[r] * steps[p], for literal numbers of rows and panels.
+    """Part of a block: dots[r][p] = starts[r][p] + <row r, panel p>, for literal numbers of rows and panels.
 
-    `rows` are unsigned bytes, `panels` signed ones, `quads` (even) the steps of 4 bytes. `starts` (int32) and `steps`
-    (float32) have 16 numbers a panel, `scales` one float32 a row. What lies at `ahead` is asked for, `ahead_step`
-    bytes each second step.
+    `rows` are unsigned bytes, `panels` signed ones, `quads` (even) the steps of 4 bytes; `starts` are int32, 16 a
+    panel. If this is the last part of the block, sums[r][p] += float(dots[r][p]) * scale[r] * steps[p], where `scales`
+    has one float32 a row and `steps` 16 a panel; else `sums` become the dots. What lies at `ahead` is asked for,
+    `ahead_step` bytes each second step.
     """
     if not _is_literal(n_rows, n_panels):
         return None
     count, width = n_rows.literal_value, n_panels.literal_value
 
     def codegen(context, builder, signature, args):
-        rows, row_stride, panels, panel_stride, quads, starts, scales, scale_stride, steps, sums, sum_stride = args[
-            2:13
-        ]
-        ahead, ahead_step = args[13:]
+        rows, row_stride, panels, panel_stride, quads, starts, start_stride, last, scales, scale_stride = args[2:12]
+        steps, sums, sum_stride, ahead, ahead_step = args[12:]
         row_at = [_at(builder, rows, (row_stride, r)) for r in range(count)]
         panel_at = [_at(builder, panels, (panel_stride, p)) for p in range(width)]
-        first = [v.load(builder, _at(builder, starts, (starts.type(64), p)), i32x16.llvm) for p in range(width)]
-        with _loop(builder, quads, UNROLL, first * count) as (quad, dots):
+        places = [(r, p) for r in range(count) for p in range(width)]
+        first = [
+            v.load(builder, _at(builder, starts, (start_stride, r), (starts.type(64), p)), i32x16.llvm)
+            for r, p in places
+        ]
+        with _loop(builder, quads, UNROLL, first) as (quad, dots):
             _prefetch(builder, builder.add(ahead, builder.mul(builder.ashr(quad, quad.type(1)), ahead_step)))
             for u in range(UNROLL):
                 here = builder.add(quad, quad.type(u))
@@ -88,17 +91,21 @@ def add_integer_tile(
                     four = builder.bitcast(four, u8x64.llvm)
                     for p in range(width):
                         dots[r * width + p] = v.dot_u8i8(builder, dots[r * width + p], four, panel[p])
-        step = [v.load(builder, _at(builder, steps, (steps.type(64), p)), f32x16.llvm) for p in range(width)]
-        for r in range(count):
-            scale = v.splat(builder, v.peek(builder, _at(builder, scales, (scale_stride, r)), F32), 16)
-            for p in range(width):
-                at = _at(builder, sums, (sum_stride, r), (sums.type(64), p))
-                term = builder.fmul(builder.sitofp(dots[r * width + p], f32x16.llvm), scale)
-                term = builder.fmul(term, step[p])
-                v.store(builder, builder.fadd(v.load(builder, at, f32x16.llvm), term), at)
+        out = [_at(builder, sums, (sum_stride, r), (sums.type(64), p)) for r, p in places]
+        with builder.if_else(builder.icmp_signed("!=", last, last.type(0))) as (then, otherwise):
+            with then:
+                step = [v.load(builder, _at(builder, steps, (steps.type(64), p)), f32x16.llvm) for p in range(width)]
+                for i, (r, p) in enumerate(places):
+                    scale = v.splat(builder, v.peek(builder, _at(builder, scales, (scale_stride, r)), F32), 16)
+                    term = builder.fmul(builder.sitofp(dots[i], f32x16.llvm), scale)
+                    term = builder.fmul(term, step[p])
+                    v.store(builder, builder.fadd(v.load(builder, out[i], f32x16.llvm), term), out[i])
+            with otherwise:
+                for i, dot in enumerate(dots):
+                    v.store(builder, dot, out[i])
         return context.get_dummy_value()
 
-    return types.void(n_rows, n_panels, *[types.intp] * 13), codegen
+    return types.void(n_rows, n_panels, *[types.intp] * 15), codegen
 
 
 @intrinsic(prefer_literal=True)

@@ -95,7 +95,7 @@ def scan(inner_at, rows_at, queries_at, search_at, blocks_at, room, block, x, of
     begin(search, queries, offset)
     bits = room + 4 * block  # of all queries, and a mask: the place of `starts`
     by_bits = inner.hamming != 0 and pack_signs(queries, bits)
-    order(queries, room)
+    order(queries)
     starts, sums = room + 4 * block, room + 4 * block + 4 * queries.m * queries.width
     if rows.has_blocks != 0:
         fill_starts(inner, rows, queries, starts, sums)
