@@ -46,7 +46,7 @@ def integer_product(inner_at, rows_at, queries_at, panels_at, group_at, x, out):
         unpack_group(inner, rows, first, group, False)
         p = 0
         while p < panels.n:
-            add_panels(rows, panels, p, group, group.sums + LINE * p, first + group.n)
+            add_panels(rows, panels, p, group, LINE * p, first + group.n)
             p += tile_shape(panels.n - p)[1]
         n = min(group.n, rows.n - first)
         for i in range(queries.m):
@@ -109,6 +109,6 @@ def matmul_int8(rows: Rows, x: NDArray[np.float32], x_block: int) -> NDArray[np.
         integer_gemv(*known, terms.address, contiguous(x), out)
     else:
         panels = panels_for(queries)
-        group = group_for(found, queries, panels.n)
+        group = group_for(found, queries, panels.n, panels.n)
         integer_product(*known, panels.address, group.address, contiguous(x), out)
     return out

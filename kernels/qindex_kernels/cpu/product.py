@@ -22,14 +22,15 @@ class Group(Record):
 
     _fields_ = (
         ("n", INTEGER),
+        ("width", INTEGER),  # of queries: dimensions in whole steps
         ("stride", INTEGER),  # bytes of an unpacked row: no power of two, as that of panels
         ("unpacked", INTEGER),
         ("scale_stride", INTEGER),  # bytes of the scales, and of the zeros, of a row
         ("scales", INTEGER),  # float32, times the unit of the integers
         ("zeros", INTEGER),  # float32
         ("sum_stride", INTEGER),  # bytes of the sums of a row
-        ("sums", INTEGER),  # float32 (n, lanes); of a search, the lanes of one tile
-        ("dots", INTEGER),  # int32 (n, 64): integer sums of a part of a block
+        ("sums", INTEGER),  # float32 (n, lanes), or the lanes of one tile
+        ("dots", INTEGER),  # int32, likewise: integer sums of a part of a block
         ("ahead", REAL),  # bytes of the rows of a tile for each dimension: the first panels ask for as many
         ("asked", INTEGER),  # in two steps of the tile
         ("decoded_scales", INTEGER),  # room for exact.decode_row
@@ -39,20 +40,20 @@ class Group(Record):
 read_group = reader(Group)
 
 
-def group_for(rows: RowAddresses, queries: Queries, n_panels: int, number_bytes: int = 1) -> Group:
-    """Room for as many rows as GROUP_BYTES hold, and their sums with `n_panels` panels.
+def group_for(rows: RowAddresses, queries: Queries, n_panels: int, n_sums: int, number_bytes: int = 1) -> Group:
+    """Room for as many rows as GROUP_BYTES hold, and their sums with `n_sums` of the `n_panels` panels.
 
     Numbers take one byte as integers, or four.
     """
     stride = -(-queries.width * number_bytes // LINE) * LINE + LINE
-    scale_stride, sum_stride = max(4 * queries.lanes, LINE), LINE * n_panels
+    scale_stride, sum_stride = max(4 * queries.lanes, LINE), LINE * n_sums
     n = max(1, min(number_bytes * GROUP_BYTES // stride, rows.n) // TILE_ROWS) * TILE_ROWS
-    room = Room(n * stride, n * scale_stride, n * scale_stride, n * sum_stride, 2 * stride, n * 4 * LINE)
+    room = Room(n * stride, n * scale_stride, n * scale_stride, n * sum_stride, 2 * stride, n * sum_stride)
     unpacked, scales, zeros, sums, decoded_scales, dots = room.pieces
-    ahead = tile_shape.py_func((queries.m + 15) // 16)[0] * rows.row_bytes / rows.dim
+    ahead = tile_shape.py_func(n_panels)[0] * rows.row_bytes / rows.dim
     group = Group(
-        n=n, stride=stride, unpacked=unpacked, scale_stride=scale_stride, scales=scales, zeros=zeros,
-        sum_stride=sum_stride, sums=sums, dots=dots, ahead=ahead, asked=int(8 * ahead) + 1,
+        n=n, width=queries.width, stride=stride, unpacked=unpacked, scale_stride=scale_stride, scales=scales,
+        zeros=zeros, sum_stride=sum_stride, sums=sums, dots=dots, ahead=ahead, asked=int(8 * ahead) + 1,
         decoded_scales=decoded_scales,
     )  # fmt: skip
     group.room = room
@@ -68,8 +69,7 @@ def unpack_group(inner, rows, first, group, row_scales):
     unit = np.float32(rows.integer_unit)
     for j in range(group.n):
         row = min(first + j, rows.n - 1)
-        table = rows.table + row * rows.table_row
-        out = group.unpacked + j * group.stride
+        table, out = rows.table + row * rows.table_row, group.unpacked + j * group.stride
         call(inner.unpack, (row_address(rows, row), rows.dim, table, rows.table_block, rows.block, out))
         scales, zeros = group.scales + j * group.scale_stride, group.zeros + j * group.scale_stride
         block_scales(rows, row, scales, zeros)
@@ -90,20 +90,22 @@ def tile_shape(panels_left):
 
 
 @inlined
-def add_tile(rows, panels, p, b, at, quads, group, j, sums, next_row):
-    """Add `quads` quads of block b, from dimension `at` on, for row j of the group, and panel p, and those beside.
+def add_tile(rows, panels, p, b, at, stop, end, group, j, offset, next_row):
+    """Add dimensions `at` to `stop` of block b, which ends at `end`, for row j of the group, panel p, and those beside.
 
-    Parts of a block meet in `group.dots`; its last part adds to the sums at an address. The first panels ask for the
-    rows from `next_row` on, as much as the tile reads itself.
+    Parts of a block meet in `group.dots`; its last part adds to `group.sums`; rows of both begin `offset` bytes on.
+    The first panels ask for the rows from `next_row` on, as much as the tile reads itself.
     """
-    begin, stop = b * rows.block, (b + 1) * rows.block if b + 1 < rows.blocks else group.stride - LINE
-    lanes, n = LINE * panels.n, tile_shape(panels.n - p)[1]
-    row, scale = group.unpacked + j * group.stride + at, group.scales + j * group.scale_stride + 4 * b
-    panel, step = panels.codes + p * panels.stride + at * 16, panels.steps + lanes * b + LINE * p
-    dots = group.dots + j * 4 * LINE
-    start, start_stride = (panels.starts + lanes * b + LINE * p, 0) if at == begin else (dots, 4 * LINE)
-    last = 1 if at + 4 * quads == stop else 0
-    out, out_stride = (sums, group.sum_stride) if last != 0 else (dots, 4 * LINE)
+    lanes, n, quads = LINE * panels.n, tile_shape(panels.n - p)[1], (stop - at) // 4
+    row = group.unpacked + j * group.stride + at
+    scale, step = group.scales + j * group.scale_stride + 4 * b, panels.steps + lanes * b + LINE * p
+    panel = panels.codes + p * panels.stride + at * 16
+    dots = group.dots + j * group.sum_stride + offset
+    start, start_stride = panels.starts + lanes * b + LINE * p, 0
+    if at != b * rows.block:
+        start, start_stride = dots, group.sum_stride
+    last = 1 if stop == end else 0
+    out, out_stride = (group.sums + j * group.sum_stride + offset if last != 0 else dots), group.sum_stride
     ahead = rows.data + next_row * rows.row_bytes + np.intp(at * group.ahead)
     asked = group.asked if p == 0 else 0
     if n == 4:
@@ -124,24 +126,25 @@ def add_tile(rows, panels, p, b, at, quads, group, j, sums, next_row):
 
 
 @helper
-def add_panels(rows, panels, p, group, sums, next_row):
-    """sums[j, i] = the product of row j of the group and query i, of the panels from p on that a tile takes.
+def add_panels(rows, panels, p, group, offset, next_row):
+    """group.sums[j, i] = the product of row j of the group and query i, of the panels from p on that a tile takes.
 
     Integer sums within a block are exact; blocks are added in order, each operation rounded to float32. Dimensions come
-    in the outer loop: their part of the panels stays in the L1 cache. What lies from `next_row` on is asked for.
+    in the outer loop: their part of the panels stays in the L1 cache. Rows of sums begin `offset` bytes on. What lies
+    from `next_row` on is asked for.
     """
     count, n = tile_shape(panels.n - p)
-    clear(group, sums, n)
+    clear(group, offset, n)
     at, most = 0, PANEL_BYTES // (16 * n)
     for b in range(rows.blocks):
-        stop = (b + 1) * rows.block if b + 1 < rows.blocks else group.stride - LINE
-        while at < stop:
-            dims = stop - at if stop - at < 2 * most else most
+        end = (b + 1) * rows.block if b + 1 < rows.blocks else group.width
+        while at < end:
+            stop = min(at + most, end)
             for j in range(0, group.n, count):
-                add_tile(rows, panels, p, b, at, dims // 4, group, j, sums + j * group.sum_stride, next_row + j)
-            at += dims
+                add_tile(rows, panels, p, b, at, stop, end, group, j, offset, next_row + j)
+            at = stop
         if rows.zero != 0:
-            add_zeros(panels, p, b, group, sums, n)
+            add_zeros(panels, p, b, group, group.sums + offset, n)
 
 
 @helper
@@ -157,15 +160,15 @@ def add_zeros(panels, p, b, group, sums, n):
 
 
 @helper
-def clear(group, sums, n):
+def clear(group, offset, n):
     for j in range(group.n):
-        for at in range(0, LINE * n, LINE):
-            store_i32(sums + j * group.sum_stride + at, zero_i32())
+        for at in range(offset, offset + LINE * n, LINE):
+            store_i32(group.sums + j * group.sum_stride + at, zero_i32())
 
 
 @helper
 def decode_group(inner, rows, first, group):
-    """As `unpack_group`, as float32 numbers, with the scales of rows."""
+    """The rows from `first` on as float32 numbers, with the scales of rows; past the end the last row comes again."""
     for j in range(group.n):
         row = min(first + j, rows.n - 1)
         decode_row(inner, rows, row, group.unpacked + j * group.stride, group.decoded_scales)
@@ -176,16 +179,15 @@ def decode_group(inner, rows, first, group):
 
 
 @helper
-def add_float_panels(panels, p, group, sums):
+def add_float_panels(panels, p, group):
     """As `add_panels`, of numbers: each lane adds FLOAT_DIMS products in order, and then such sums."""
     count, n = tile_shape(panels.n - p)
-    clear(group, sums, n)
-    width = (group.stride - LINE) // 4
-    for d in range(0, width, FLOAT_DIMS):
-        dims, panel = min(FLOAT_DIMS, width - d), panels.codes + p * panels.stride + 64 * d
+    clear(group, 0, n)
+    for d in range(0, group.width, FLOAT_DIMS):
+        dims, panel = min(FLOAT_DIMS, group.width - d), panels.codes + p * panels.stride + 64 * d
         for j in range(0, group.n, count):
             row, scale = group.unpacked + j * group.stride + 4 * d, group.scales + j * group.scale_stride
-            out = sums + j * group.sum_stride
+            out = group.sums + j * group.sum_stride
             if count == 6:
                 add_float_tile(
                     6, 4, row, group.stride, panel, panels.stride, dims, scale, group.scale_stride, out,

@@ -25,6 +25,7 @@ from qindex_kernels.cpu.simd import (
     store_f32,
     store_quotients,
     sum_of_lanes,
+    transpose,
     zero_f32,
     zero_i32,
 )
@@ -45,8 +46,8 @@ class Queries(Record):
         ("blocks", INTEGER),
         ("lanes", INTEGER),  # blocks in whole registers: numbers in a row of `steps` and of `totals`
         ("per_block", INTEGER),  # whether each block has a step of its own
-        ("values", INTEGER),  # float32 (m, width), zeros behind dim
-        ("codes", INTEGER),  # int8 (m, width), in the order of the kind
+        ("values", INTEGER),  # float32 (m, width), zeros behind dim; 0: the array itself will do
+        ("codes", INTEGER),  # int8 (m, width), in the order of the kind; m in whole panels
         ("steps", INTEGER),  # float32 (m, lanes)
         ("totals", INTEGER),  # int32 (m, lanes): the sum of the codes of each block; the last takes what is left
     )
@@ -58,11 +59,12 @@ read_queries = reader(Queries)
 def queries_for(rows: RowAddresses, m: int, step: int, per_block: bool = False) -> Queries:
     """Room for the queries of a kind that is read `step` dimensions at a time."""
     width, lanes = -(-rows.dim // step) * step, -(-rows.blocks // 16) * 16
-    room = Room(4 * m * width, m * width, 4 * m * lanes, 4 * m * lanes)
-    values, codes, steps, totals = room.pieces
+    padded = width != rows.dim
+    room = Room(-(-m // 16) * 16 * width, 4 * m * lanes, 4 * m * lanes, 4 * m * width * padded)
+    codes, steps, totals, values = room.pieces
     queries = Queries(
         m=m, dim=rows.dim, width=width, step_length=step, block=rows.block, blocks=rows.blocks, lanes=lanes,
-        per_block=per_block, values=values, codes=codes, steps=steps, totals=totals,
+        per_block=per_block, values=values * padded, codes=codes, steps=steps, totals=totals,
     )  # fmt: skip
     queries.room = room
     return queries
@@ -70,7 +72,10 @@ def queries_for(rows: RowAddresses, m: int, step: int, per_block: bool = False) 
 
 @helper
 def fill(queries, x):
-    """Copy queries from an array (m, dim)."""
+    """Take queries from an array (m, dim), which outlives them."""
+    if queries.values == 0:
+        queries.values = np.intp(x.ctypes.data)
+        return
     for i in range(queries.m):
         row, source = queries.values + 4 * queries.width * i, np.intp(x[i].ctypes.data)
         for d in range(0, queries.dim, 16):
@@ -188,11 +193,11 @@ def fill_panels(panels, queries, bias, all_steps):
     """Lay out the codes of all queries. Without `all_steps`, only those of blocks: others are multiplied with later."""
     order(queries)
     lanes = 16 * panels.n
+    for p in range((queries.m + 15) // 16):
+        source, target = queries.codes + 16 * queries.width * p, panels.codes + p * panels.stride
+        for d in range(0, queries.width, 64):
+            transpose(source + d, queries.width, target + 16 * d)
     for i in range(queries.m):
-        source = queries.codes + queries.width * i
-        target = panels.codes + i // 16 * panels.stride + i % 16 * 4
-        for quad in range(queries.width // 4):
-            poke_i32(target + 64 * quad, peek_i32(source + 4 * quad))
         for b in range(queries.blocks):
             at, own = 4 * (lanes * b + i), 4 * queries.lanes * i
             total = peek_i32(queries.totals + own + 4 * b)

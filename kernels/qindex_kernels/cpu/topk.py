@@ -241,9 +241,9 @@ def scan_batch(inner_at, rows_at, queries_at, search_at, panels_at, group_at, x,
         p = 0
         while p < panels.n:
             if inner.integers != 0:
-                add_panels(rows, panels, p, group, group.sums, first + group.n)
+                add_panels(rows, panels, p, group, 0, first + group.n)
             else:
-                add_float_panels(panels, p, group, group.sums)
+                add_float_panels(panels, p, group)
             width = tile_shape(panels.n - p)[1]
             for j in range(min(group.n, rows.n - first)):
                 row = first + j
@@ -290,7 +290,8 @@ def topk(
         functions = inner(kind, "unpack", "decode") if integers else inner(kind, "decode")
         number_bytes = 1 if integers else 4
         queries = queries_for(found, m, functions.step)
-        panels, group = panels_for(queries, number_bytes), group_for(found, queries, 4, number_bytes)
+        panels = panels_for(queries, number_bytes)
+        group = group_for(found, queries, panels.n, 4, number_bytes)
         scan_batch(
             functions.address, found.address, queries.address, search.address, panels.address, group.address, values,
             offset, scores, kept,
