@@ -120,6 +120,8 @@ def gpu() -> str:
 
 def dtype(array: Any) -> str:
     """What NumPy calls the dtype of an array or a tensor."""
+    if isinstance(array, np.ndarray):
+        return str(array.dtype.name)
     return str(array.dtype).removeprefix("torch.")
 
 

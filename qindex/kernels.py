@@ -68,20 +68,21 @@ class _Backend:
 
     def __init__(self) -> None:
         self._numpy_bytes_left = _NUMPY_BYTES
-        self._ready: set[tuple[str, str]] = set()
+        self._ready: dict[tuple[str, str], Callable[..., Any]] = {}
 
     def function(self, module: str, name: str, kind: str, work_bytes: float) -> Callable[..., Any]:
         """The kernel `name`, compiled for rows of a format where `work_bytes` make loading the compiler worth it."""
+        if (name, kind) in self._ready:
+            return self._ready[name, kind]
         if not self.compiled(work_bytes):
             return _imported("qindex_kernels.reference", name)
         function = _imported(f"qindex_kernels.cpu.{module}", name)
-        if (name, kind) not in self._ready:
-            started = time.perf_counter()
-            _call_on_one_row(function, name, kind)
-            seconds = time.perf_counter() - started
-            if seconds > 1:
-                logger.info("compiled %s for %s rows in %.1f s; `qindex warmup` compiles all", name, kind, seconds)
-            self._ready.add((name, kind))
+        started = time.perf_counter()
+        _call_on_few_rows(function, name, kind)
+        seconds = time.perf_counter() - started
+        if seconds > 1:
+            logger.info("compiled %s for %s rows in %.1f s; `qindex warmup` compiles all", name, kind, seconds)
+        self._ready[name, kind] = function
         return function
 
     def compiled(self, work_bytes: float) -> bool:
@@ -129,20 +130,23 @@ def _imported(module: str, name: str) -> Callable[..., Any]:
     return function
 
 
-def _call_on_one_row(function: Callable[..., Any], name: str, kind: str) -> None:
-    values, offset, row = np.zeros((1, 1), np.float32), np.zeros(1), np.zeros((1, 1), np.int64)
-    tables = np.zeros((1, 1 << FORMATS[kind].bits), np.int8) if FORMATS[kind].kind == "codebook" else None
-    rows = Rows(kind, 1, np.zeros((1, FORMATS[kind].row_bytes(1)), np.uint8), tables=tables)
-    match name:
-        case "topk":
-            function(rows, values, offset, row[0], None, 1, 1.0)
-        case "score_rows":
-            function(rows, values, offset, row)
-        case "matmul":
-            function(rows, values)
-        case "matmul_int8":
-            for m in (1, 5):  # few and many queries
-                function(rows, np.zeros((m, 1), np.float32), 0)
+def _call_on_few_rows(function: Callable[..., Any], name: str, kind: str, block: int = 0) -> None:
+    """Call a kernel in every way that is compiled by itself: with few and with many queries."""
+    format, levels = FORMATS[kind], (Level("float32", block, np.ones(1, np.float32)),) if block else ()
+    tables = np.zeros((1, 1 << format.bits), np.int8) if format.kind == "codebook" else None
+    rows = Rows(kind, 1, np.zeros((1, format.row_bytes(1)), np.uint8), levels=levels, tables=tables)
+    first = np.zeros((1, 1), np.int64)
+    for m in (1, 8):
+        x, offset = np.zeros((m, 1), np.float32), np.zeros(m)
+        match name:
+            case "topk":
+                function(rows, x, offset, first[0], None, 1, 1.0)
+            case "score_rows":
+                function(rows, x[:1], offset[:1], first)
+            case "matmul":
+                function(rows, x)
+            case "matmul_int8":
+                function(rows, x, 0)
 
 
 _MODULES = {"topk": "topk", "score_rows": "score_rows", "matmul": "matmul", "matmul_int8": "matmul"}
@@ -153,7 +157,9 @@ def warmup(progress: bool | None = None) -> None:
     kinds = [kind for kind, format in FORMATS.items() if format.kind != "exponent"]
     names = [(name, kind) for kind in kinds for name in _MODULES if name != "matmul_int8" or _has_integers(kind)]
     for name, kind in tqdm(names, desc="kernels", unit="kernel", disable=None if progress is None else not progress):
-        _backend.function(_MODULES[name], name, kind, float("inf"))
+        function = _backend.function(_MODULES[name], name, kind, float("inf"))
+        if name in ("topk", "matmul_int8"):
+            _call_on_few_rows(function, name, kind, block=64)
 
 
 def _has_integers(kind: str) -> bool:

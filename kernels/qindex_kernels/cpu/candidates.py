@@ -8,11 +8,14 @@ So the result is that of exact scoring, whatever the fast pass does, and few row
 
 import numpy as np
 
+from qindex_kernels.cpu.addresses import read_rows
 from qindex_kernels.cpu.exact import exact_score
 from qindex_kernels.cpu.heap import is_worse, replace_smallest, replace_worst, sort_best_first
+from qindex_kernels.cpu.inner import read_inner
+from qindex_kernels.cpu.queries import read_queries
 from qindex_kernels.cpu.record import INTEGER, REAL, Record, Room, reader
 from qindex_kernels.cpu.simd import peek_f32, peek_f64, peek_i8, peek_i64, poke_f32, poke_f64, poke_i64
-from qindex_kernels.cpu.sources import helper
+from qindex_kernels.cpu.sources import helper, kernel
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 
@@ -61,9 +64,14 @@ def search_for(m: int, k: int, n: int, stride: int, **known: float) -> Search:
     return search
 
 
-@helper
-def begin(search, queries, offset):
-    """Bound the errors of the fast scores, once queries are quantized; nothing is known of rows."""
+@kernel
+def begin(search_at, queries_at, offset, scores, kept):
+    """Bound the errors of the fast scores, once queries are quantized; nothing is known of rows.
+
+    `scores` (m, k) and `kept` (m, k) are filled with what stands for no row; the result will be there.
+    """
+    search, queries = read_search(search_at), read_queries(queries_at)
+    search.scores, search.kept = np.intp(scores.ctypes.data), np.intp(kept.ctypes.data)
     for i in range((search.m + 63) // 64 * 64):
         poke_f32(search.needed + 4 * i, np.float32(-np.inf if i < search.m else np.inf))
     for i in range(search.m * search.k):
@@ -143,9 +151,11 @@ def settle(inner, rows, queries, search, i, room):
     poke_i64(search.counts + 8 * i, kept)
 
 
-@helper
-def finish(inner, rows, queries, search):
+@kernel
+def finish(inner_at, rows_at, queries_at, search_at):
     """Score what is left, and turn heaps into rankings."""
+    inner, rows = read_inner(inner_at), read_rows(rows_at)
+    queries, search = read_queries(queries_at), read_search(search_at)
     for i in range(search.m):
         settle(inner, rows, queries, search, i, 0)
         sort_best_first(search.scores + 4 * search.k * i, search.kept + 8 * search.k * i, search.k, search.ids)

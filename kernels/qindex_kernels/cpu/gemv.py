@@ -4,7 +4,7 @@ import numpy as np
 
 from qindex_kernels.cpu.addresses import RowAddresses, block_scales, read_rows, row_address
 from qindex_kernels.cpu.inner import call, read_inner
-from qindex_kernels.cpu.queries import Queries, fill, order, quantize, read_queries
+from qindex_kernels.cpu.queries import Queries, order, read_queries
 from qindex_kernels.cpu.record import INTEGER, LINE, Record, Room, reader
 from qindex_kernels.cpu.simd import (
     as_f32,
@@ -57,7 +57,7 @@ def terms_for(rows: RowAddresses, queries: Queries) -> Terms:
 
 
 @kernel
-def integer_gemv(inner_at, rows_at, queries_at, terms_at, x, out):
+def integer_gemv(inner_at, rows_at, queries_at, terms_at, out):
     """As `matmul.integer_product`, to the bit."""
     inner, rows, queries, terms = (
         read_inner(inner_at),
@@ -65,8 +65,6 @@ def integer_gemv(inner_at, rows_at, queries_at, terms_at, x, out):
         read_queries(queries_at),
         read_terms(terms_at),
     )
-    fill(queries, x)
-    quantize(queries)
     order(queries)
     for start, stop in ((0, rows.tail_start), (rows.tail_start, rows.n)):
         if rows.has_blocks != 0:

@@ -18,10 +18,9 @@ from qindex_kernels.cpu.inner import inner, read_inner
 from qindex_kernels.cpu.product import add_panels, group_for, read_group, tile_shape, unpack_group
 from qindex_kernels.cpu.queries import (
     contiguous,
-    fill,
     fill_panels,
     panels_for,
-    quantize,
+    prepare,
     queries_for,
     read_panels,
     read_queries,
@@ -36,12 +35,9 @@ GEMV_QUERIES = 4  # up to so many, unpacking rows for a tile does not pay
 
 
 @kernel
-def integer_product(inner_at, rows_at, queries_at, panels_at, group_at, x, out):
+def integer_product(inner_at, rows_at, queries_at, panels_at, group_at, out):
     inner, rows, queries = read_inner(inner_at), read_rows(rows_at), read_queries(queries_at)
     panels, group = read_panels(panels_at), read_group(group_at)
-    fill(queries, x)
-    quantize(queries)
-    fill_panels(panels, queries, inner.bias, False)
     for first in range(0, rows.n, group.n):
         unpack_group(inner, rows, first, group, False)
         p = 0
@@ -103,12 +99,14 @@ def matmul_int8(rows: Rows, x: NDArray[np.float32], x_block: int) -> NDArray[np.
     functions = inner(kind_of(rows), "unpack" if not few else "block_sums" if found.has_blocks else "dots")
     queries = queries_for(found, len(x), functions.step, x_block > 0)
     out = np.empty((len(x), found.n), np.float32)
-    known = functions.address, found.address, queries.address
+    known, x = (functions.address, found.address, queries.address), contiguous(x)
+    prepare(queries.address, True, x)
     if few:
         terms = terms_for(found, queries)
-        integer_gemv(*known, terms.address, contiguous(x), out)
+        integer_gemv(*known, terms.address, out)
     else:
         panels = panels_for(queries)
         group = group_for(found, queries, panels.n, panels.n)
-        integer_product(*known, panels.address, group.address, contiguous(x), out)
+        fill_panels(panels.address, queries.address, functions.bias, False)
+        integer_product(*known, panels.address, group.address, out)
     return out

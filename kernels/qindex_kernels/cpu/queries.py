@@ -29,7 +29,7 @@ from qindex_kernels.cpu.simd import (
     zero_f32,
     zero_i32,
 )
-from qindex_kernels.cpu.sources import helper, inlined
+from qindex_kernels.cpu.sources import helper, inlined, kernel
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 
@@ -70,16 +70,19 @@ def queries_for(rows: RowAddresses, m: int, step: int, per_block: bool = False) 
     return queries
 
 
-@helper
-def fill(queries, x):
-    """Take queries from an array (m, dim), which outlives them."""
+@kernel
+def prepare(queries_at, integers, x):
+    """Take queries from an array (m, dim), which outlives them, and round them if kernels want integers."""
+    queries = read_queries(queries_at)
     if queries.values == 0:
         queries.values = np.intp(x.ctypes.data)
-        return
-    for i in range(queries.m):
-        row, source = queries.values + 4 * queries.width * i, np.intp(x[i].ctypes.data)
-        for d in range(0, queries.dim, 16):
-            store_f32(row + 4 * d, load_first(source + 4 * d, queries.dim - d))
+    else:
+        for i in range(queries.m):
+            row, source = queries.values + 4 * queries.width * i, np.intp(x[i].ctypes.data)
+            for d in range(0, queries.dim, 16):
+                store_f32(row + 4 * d, load_first(source + 4 * d, queries.dim - d))
+    if integers:
+        quantize(queries)
 
 
 @helper
@@ -188,9 +191,10 @@ def panels_for(queries: Queries, number_bytes: int = 1) -> Panels:
     return panels
 
 
-@helper
-def fill_panels(panels, queries, bias, all_steps):
+@kernel
+def fill_panels(panels_at, queries_at, bias, all_steps):
     """Lay out the codes of all queries. Without `all_steps`, only those of blocks: others are multiplied with later."""
+    panels, queries = read_panels(panels_at), read_queries(queries_at)
     order(queries)
     lanes = 16 * panels.n
     for p in range((queries.m + 15) // 16):
@@ -211,8 +215,9 @@ def fill_panels(panels, queries, bias, all_steps):
             poke_f32(panels.steps + at, step)
 
 
-@helper
-def fill_float_panels(panels, queries):
+@kernel
+def fill_float_panels(panels_at, queries_at):
+    panels, queries = read_panels(panels_at), read_queries(queries_at)
     for i in range(queries.m):
         source, target = queries.values + 4 * queries.width * i, panels.codes + i // 16 * panels.stride + i % 16 * 4
         for d in range(queries.dim):

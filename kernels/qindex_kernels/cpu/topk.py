@@ -37,13 +37,12 @@ from qindex_kernels.cpu.queries import (
     Queries,
     bits_stride,
     contiguous,
-    fill,
     fill_float_panels,
     fill_panels,
     order,
     pack_signs,
     panels_for,
-    quantize,
+    prepare,
     queries_for,
     read_panels,
     read_queries,
@@ -80,19 +79,10 @@ BLOCK_BYTES = 1 << 15  # of codes: L1 keeps them beside the query and the scores
 
 
 @kernel
-def scan(inner_at, rows_at, queries_at, search_at, blocks_at, room, block, x, offset, scores, kept):
+def scan(inner_at, rows_at, queries_at, search_at, blocks_at, room, block):
     """`room` has what `scan_room` says, for blocks of `block` rows."""
-    inner, rows, queries, search = (
-        read_inner(inner_at),
-        read_rows(rows_at),
-        read_queries(queries_at),
-        read_search(search_at),
-    )
-    search.scores, search.kept = np.intp(scores.ctypes.data), np.intp(kept.ctypes.data)
-    fill(queries, x)
-    if inner.integers != 0:
-        quantize(queries)
-    begin(search, queries, offset)
+    inner, rows = read_inner(inner_at), read_rows(rows_at)
+    queries, search = read_queries(queries_at), read_search(search_at)
     bits = room + 4 * block  # of all queries, and a mask: the place of `starts`
     by_bits = inner.hamming != 0 and pack_signs(queries, bits)
     order(queries)
@@ -123,7 +113,6 @@ def scan(inner_at, rows_at, queries_at, search_at, blocks_at, room, block, x, of
                     call(function, (query, at, rows.row_bytes, rows.dim, n, tables, rows.table_row, room))
                 complete(inner, rows, queries, by_bits, i, first, n, room)
                 look(inner, rows, queries, search, i, first, n, room)
-    finish(inner, rows, queries, search)
 
 
 def scan_room(rows: RowAddresses, m: int, width: int, lanes: int, block: int) -> int:
@@ -216,23 +205,10 @@ def look(inner, rows, queries, search, i, first, n, fast):
 
 
 @kernel
-def scan_batch(inner_at, rows_at, queries_at, search_at, panels_at, group_at, x, offset, scores, kept):
-    inner, rows, queries, search = (
-        read_inner(inner_at),
-        read_rows(rows_at),
-        read_queries(queries_at),
-        read_search(search_at),
-    )
+def scan_batch(inner_at, rows_at, queries_at, search_at, panels_at, group_at):
+    inner, rows = read_inner(inner_at), read_rows(rows_at)
+    queries, search = read_queries(queries_at), read_search(search_at)
     panels, group = read_panels(panels_at), read_group(group_at)
-    search.scores, search.kept = np.intp(scores.ctypes.data), np.intp(kept.ctypes.data)
-    fill(queries, x)
-    if inner.integers != 0:
-        quantize(queries)
-    begin(search, queries, offset)
-    if inner.integers != 0:
-        fill_panels(panels, queries, inner.bias, True)
-    else:
-        fill_float_panels(panels, queries)
     for first in range(0, rows.n, group.n):
         if inner.integers != 0:
             unpack_group(inner, rows, first, group, True)
@@ -254,7 +230,6 @@ def scan_batch(inner_at, rows_at, queries_at, search_at, panels_at, group_at, x,
                     i, fast = 16 * (p + panel), group.sums + j * group.sum_stride + 64 * panel
                     look_at_lanes(inner, rows, queries, search, i, row, fast, bias, search.needed + 4 * i)
             p += width
-    finish(inner, rows, queries, search)
 
 
 @helper
@@ -286,29 +261,28 @@ def topk(
         m, k, n, decoded_stride(rows.dim), norm=max_norm, bias=found.largest_bias, scale=largest_scale(rows, max_norm),
         signs=rows.kind == "sign" and not rows.block, integers=integers, ids=address(ids), allow=address(allow),
     )  # fmt: skip
-    if m >= BATCH_QUERIES:
-        functions = inner(kind, "unpack", "decode") if integers else inner(kind, "decode")
+    signs = ("hamming",) if kind == BITS1 and not found.has_blocks else ()
+    dots = f"{'' if integers else 'float_'}{'block_' if found.has_blocks else ''}dots"
+    many = m >= BATCH_QUERIES
+    functions = inner(kind, *(("unpack",) * integers if many else (*signs, dots)), "decode")
+    queries = queries_for(found, m, functions.step)
+    prepare(queries.address, integers, values)
+    begin(search.address, queries.address, offset, scores, kept)
+    known = functions.address, found.address, queries.address, search.address
+    if many:
         number_bytes = 1 if integers else 4
-        queries = queries_for(found, m, functions.step)
         panels = panels_for(queries, number_bytes)
         group = group_for(found, queries, panels.n, 4, number_bytes)
-        scan_batch(
-            functions.address, found.address, queries.address, search.address, panels.address, group.address, values,
-            offset, scores, kept,
-        )  # fmt: skip
-        return kept, scores
-    signs = ("hamming",) if kind == BITS1 and not found.has_blocks else ()
-    functions = inner(
-        kind, *signs, f"{'' if integers else 'float_'}{'block_' if found.has_blocks else ''}dots", "decode"
-    )
-    queries = queries_for(found, m, functions.step)
-    block = max(16, BLOCK_BYTES // found.row_bytes // 16 * 16)
-    blocks = block_rows(found, queries)
-    room = Room(scan_room(found, m, queries.width, queries.lanes, block))
-    scan(
-        functions.address, found.address, queries.address, search.address, blocks.address, room.pieces[0], block,
-        values, offset, scores, kept,
-    )  # fmt: skip
+        if integers:
+            fill_panels(panels.address, queries.address, functions.bias, True)
+        else:
+            fill_float_panels(panels.address, queries.address)
+        scan_batch(*known, panels.address, group.address)
+    else:
+        block = max(16, BLOCK_BYTES // found.row_bytes // 16 * 16)
+        blocks, room = block_rows(found, queries), Room(scan_room(found, m, queries.width, queries.lanes, block))
+        scan(*known, blocks.address, room.pieces[0], block)
+    finish(*known)
     return kept, scores
 
 
