@@ -1,6 +1,8 @@
 """`qindex.kernels` refuses what no kernel may see, and gives one answer whichever kernel answers."""
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 from qindex import kernels
 from qindex.formats import FLOAT32, FORMATS, INT8
+from qindex.quantize import Int8
 from qindex.quantize.blocks import decode
 from qindex.threads import threads
 from qindex.types import BlockValues, Codes, Queries
@@ -236,3 +239,18 @@ def test_products_do_not_depend_on_threads(kind: str, tree: str, m: int, n: int)
             answers.append(kernels.matmul(x, codes, activations=activations))
         assert_same_bits(answers[1], answers[0])
         assert_same_bits(answers[2], answers[0])
+
+
+def test_codes_are_freed_with_their_last_reference() -> None:
+    codes = Int8().quantize(np.eye(64, dtype=np.float32))
+    queries, ids = Queries(np.ones((1, 64), np.float32), np.zeros(1)), np.arange(64)
+    gc.disable()
+    try:
+        for _ in range(2):
+            kernels.topk(queries, codes, 3, ids=ids)
+            kernels._backend.function("topk", "topk", "int8", float("inf"))  # the second time, compiled
+        data = weakref.ref(codes.data)
+        del codes
+        assert data() is None
+    finally:
+        gc.enable()

@@ -76,7 +76,10 @@ def begin(search_at, queries_at, offset, scores, kept):
         poke_f32(search.needed + 4 * i, np.float32(-np.inf if i < search.m else np.inf))
     for i in range(search.m * search.k):
         poke_f32(search.best + 4 * i, np.float32(-np.inf))
+        poke_f32(search.scores + 4 * i, np.float32(-np.inf))
+        poke_i64(search.kept + 8 * i, np.int64(-1))
     for i in range(search.m):
+        poke_i64(search.counts + 8 * i, np.int64(0))
         poke_f64(search.offsets + 8 * i, offset[i])
         values, codes = queries.values + 4 * queries.width * i, queries.codes + queries.width * i
         step = np.float64(peek_f32(queries.steps + 4 * queries.lanes * i)) if search.integers != 0 else 0.0

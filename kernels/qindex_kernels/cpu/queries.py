@@ -46,7 +46,8 @@ class Queries(Record):
         ("blocks", INTEGER),
         ("lanes", INTEGER),  # blocks in whole registers: numbers in a row of `steps` and of `totals`
         ("per_block", INTEGER),  # whether each block has a step of its own
-        ("values", INTEGER),  # float32 (m, width), zeros behind dim; 0: the array itself will do
+        ("padded", INTEGER),  # whether width is more than dim; else values are those of the array itself
+        ("values", INTEGER),  # float32 (m, width), zeros behind dim
         ("codes", INTEGER),  # int8 (m, width), in the order of the kind; m in whole panels
         ("steps", INTEGER),  # float32 (m, lanes)
         ("totals", INTEGER),  # int32 (m, lanes): the sum of the codes of each block; the last takes what is left
@@ -64,7 +65,7 @@ def queries_for(rows: RowAddresses, m: int, step: int, per_block: bool = False) 
     codes, steps, totals, values = room.pieces
     queries = Queries(
         m=m, dim=rows.dim, width=width, step_length=step, block=rows.block, blocks=rows.blocks, lanes=lanes,
-        per_block=per_block, values=values * padded, codes=codes, steps=steps, totals=totals,
+        per_block=per_block, padded=padded, values=values, codes=codes, steps=steps, totals=totals,
     )  # fmt: skip
     queries.room = room
     return queries
@@ -74,7 +75,7 @@ def queries_for(rows: RowAddresses, m: int, step: int, per_block: bool = False) 
 def prepare(queries_at, integers, x):
     """Take queries from an array (m, dim), which outlives them, and round them if kernels want integers."""
     queries = read_queries(queries_at)
-    if queries.values == 0:
+    if queries.padded == 0:
         queries.values = np.intp(x.ctypes.data)
     else:
         for i in range(queries.m):

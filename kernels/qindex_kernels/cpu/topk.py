@@ -70,7 +70,7 @@ from qindex_kernels.cpu.simd import (
     times,
 )
 from qindex_kernels.cpu.sources import helper, kernel
-from qindex_kernels.cpu.unpack import BITS1, SCALE_FLOAT32
+from qindex_kernels.cpu.unpack import SCALE_FLOAT32
 from qindex_kernels.layout import Rows
 
 BATCH_QUERIES = 8  # from so many on, unpacking rows for the integer tile pays
@@ -253,37 +253,78 @@ def topk(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """As `reference.topk`, to the bit."""
     values, offset = contiguous(values), contiguous(offset)
-    m, n = len(values), len(rows.data)
-    scores, kept = np.full((m, k), -np.inf, np.float32), np.full((m, k), -1, np.int64)
-    found, kind = addressed(rows), kind_of(rows)
-    integers = kind in INTEGER_KINDS
-    search = search_for(
-        m, k, n, decoded_stride(rows.dim), norm=max_norm, bias=found.largest_bias, scale=largest_scale(rows, max_norm),
-        signs=rows.kind == "sign" and not rows.block, integers=integers, ids=address(ids), allow=address(allow),
-    )  # fmt: skip
-    signs = ("hamming",) if kind == BITS1 and not found.has_blocks else ()
-    dots = f"{'' if integers else 'float_'}{'block_' if found.has_blocks else ''}dots"
-    many = m >= BATCH_QUERIES
-    functions = inner(kind, *(("unpack",) * integers if many else (*signs, dots)), "decode")
-    queries = queries_for(found, m, functions.step)
-    prepare(queries.address, integers, values)
-    begin(search.address, queries.address, offset, scores, kept)
-    known = functions.address, found.address, queries.address, search.address
-    if many:
-        number_bytes = 1 if integers else 4
-        panels = panels_for(queries, number_bytes)
-        group = group_for(found, queries, panels.n, 4, number_bytes)
-        if integers:
-            fill_panels(panels.address, queries.address, functions.bias, True)
-        else:
-            fill_float_panels(panels.address, queries.address)
-        scan_batch(*known, panels.address, group.address)
+    m, found = len(values), addressed(rows)
+    scores, kept = np.empty((m, k), np.float32), np.empty((m, k), np.int64)
+    if m < BATCH_QUERIES and k <= KEPT_K:
+        if len(found.spare) > KEPT_SCANS:
+            found.spare.clear()
+        spare = found.spare.setdefault((m, k), [])
+        # A list is safe between threads; two that search at once find two scans in it, or make them.
+        room = spare.pop() if spare else _Scan(rows, m, k)
+        room.run(values, offset, (address(ids), address(allow)), max_norm, scores, kept)
+        spare.append(room)
     else:
-        block = max(16, BLOCK_BYTES // found.row_bytes // 16 * 16)
-        blocks, room = block_rows(found, queries), Room(scan_room(found, m, queries.width, queries.lanes, block))
-        scan(*known, blocks.address, room.pieces[0], block)
-    finish(*known)
+        _Scan(rows, m, k).run(values, offset, (address(ids), address(allow)), max_norm, scores, kept)
     return kept, scores
+
+
+# Rooms for scans that rows keep from call to call: making one takes as long as scanning a thousand rows.
+KEPT_SCANS, KEPT_K = 16, 1000
+
+
+class _Scan:
+    """What `m` queries for `k` rows need beside their numbers. It does not keep the rows alive."""
+
+    def __init__(self, rows: Rows, m: int, k: int) -> None:
+        found, kind = addressed(rows), kind_of(rows)
+        self.integers, self.many = kind in INTEGER_KINDS, m >= BATCH_QUERIES
+        signs = rows.kind == "sign" and not rows.block
+        dots = f"{'' if self.integers else 'float_'}{'block_' if found.has_blocks else ''}dots"
+        names = ("unpack",) * self.integers if self.many else (*("hamming",) * signs, dots)
+        self.functions = inner(kind, *names, "decode")
+        # A row scale times the smallest level is at most the norm of a row, unless block scales or float32 make that
+        # tiny: then the largest scale is known.
+        self.scale_of_norm = 0.0 if rows.block or rows.kind == "float32" else 2.0**36
+        self.largest_scale = found.largest_scale
+        self.queries = queries_for(found, m, self.functions.step)
+        self.search = search_for(
+            m, k, found.n, decoded_stride(rows.dim), bias=found.largest_bias, signs=signs,
+            integers=self.integers,
+        )  # fmt: skip
+        self.known = self.functions.address, found.address, self.queries.address, self.search.address
+        if self.many:
+            number_bytes = 1 if self.integers else 4
+            self.panels = panels_for(self.queries, number_bytes)
+            self.group = group_for(found, self.queries, self.panels.n, 4, number_bytes)
+        else:
+            self.block = max(16, BLOCK_BYTES // found.row_bytes // 16 * 16)
+            self.blocks = block_rows(found, self.queries)
+            self.room = Room(scan_room(found, m, self.queries.width, self.queries.lanes, self.block))
+
+    def run(
+        self,
+        values: NDArray[np.float32],
+        offset: NDArray[np.float64],
+        places: tuple[int, int],
+        max_norm: float,
+        scores: NDArray[np.float32],
+        kept: NDArray[np.int64],
+    ) -> None:
+        """Fill `scores` and `kept`; `places` are the addresses of ids and of what is allowed."""
+        queries, search = self.queries, self.search
+        search.ids, search.allow = places
+        search.norm, search.scale = max_norm, max_norm * self.scale_of_norm or self.largest_scale
+        prepare(queries.address, self.integers, values)
+        begin(search.address, queries.address, offset, scores, kept)
+        if not self.many:
+            scan(*self.known, self.blocks.address, self.room.pieces[0], self.block)
+        else:
+            if self.integers:
+                fill_panels(self.panels.address, queries.address, self.functions.bias, True)
+            else:
+                fill_float_panels(self.panels.address, queries.address)
+            scan_batch(*self.known, self.panels.address, self.group.address)
+        finish(*self.known)
 
 
 def block_rows(rows: RowAddresses, queries: Queries) -> BlockRows:
@@ -304,11 +345,3 @@ def block_rows(rows: RowAddresses, queries: Queries) -> BlockRows:
         zero_bytes=rows.zero_bytes,
         zero_row=rows.zero_row,
     )
-
-
-def largest_scale(rows: Rows, max_norm: float) -> float:
-    """No row scale is larger."""
-    if rows.block or rows.kind == "float32":
-        return addressed(rows).largest_scale
-    # A row scale times the smallest level is at most the norm of a row, unless block scales or float32 make that tiny.
-    return max_norm * 2.0**36
