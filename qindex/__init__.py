@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qindex.io import FormatError
     from qindex.kernels import set_threads
     from qindex.opening import load, verify
-    from qindex.quantize import Binary, Float8, Float16, Float32, Int8
+    from qindex.quantize import Binary, Float8, Float16, Float32, Int4, Int8, LloydMax, Microscaling, RaBitQ
     from qindex.search.retriever import Retriever
 
 _HOMES = {
@@ -24,7 +24,11 @@ _HOMES = {
     "Float16": "qindex.quantize",
     "Float32": "qindex.quantize",
     "FormatError": "qindex.io",
+    "Int4": "qindex.quantize",
     "Int8": "qindex.quantize",
+    "LloydMax": "qindex.quantize",
+    "Microscaling": "qindex.quantize",
+    "RaBitQ": "qindex.quantize",
     "Retriever": "qindex.search.retriever",
     "SentenceEncoder": "qindex.encode.sentence",
     "load": "qindex.opening",
@@ -39,7 +43,11 @@ __all__ = [
     "Float16",
     "Float32",
     "FormatError",
+    "Int4",
     "Int8",
+    "LloydMax",
+    "Microscaling",
+    "RaBitQ",
     "Retriever",
     "SentenceEncoder",
     "load",

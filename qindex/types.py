@@ -317,7 +317,10 @@ class Quantizer(Protocol):
     def prepare(self, queries: Vectors, /) -> Queries: ...
 
     def bytes_per_vector(self, dim: int, /) -> int:
-        """Exactly what one vector of `dim` numbers takes: `codes.nbytes / len(codes)`."""
+        """Exactly what one vector of `dim` numbers takes: `codes.nbytes / len(codes)`, but for what all rows share.
+
+        That is a table of levels, or the scale of a whole matrix: at most 16 bytes for all vectors together.
+        """
         ...
 
 

@@ -3,6 +3,10 @@
 from qindex.quantize.binary import Binary
 from qindex.quantize.float8 import Float8
 from qindex.quantize.floats import Float16, Float32
+from qindex.quantize.int4 import Int4
 from qindex.quantize.int8 import Int8
+from qindex.quantize.lloyd_max import LloydMax
+from qindex.quantize.microscaling import Microscaling
+from qindex.quantize.rabitq import RaBitQ
 
-__all__ = ["Binary", "Float8", "Float16", "Float32", "Int8"]
+__all__ = ["Binary", "Float8", "Float16", "Float32", "Int4", "Int8", "LloydMax", "Microscaling", "RaBitQ"]

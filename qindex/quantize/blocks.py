@@ -79,11 +79,16 @@ SCHEMES = {
 }
 
 
-def encode(values: Vectors, scheme: Scheme) -> Codes:
+def encode(values: Vectors, scheme: Scheme, matrix: float | None = None) -> Codes:
     """Codes of (n, dim) floats; the last block is cut short where dim is no multiple of it.
+
+    `matrix` is the scale of the whole matrix where the scheme has one, as `matrix_scale` gives it (default: for these
+    values), so that rows coded later can lie in the same matrix; blocks beyond its range saturate.
 
     Raises ValueError where float16 cannot hold the scale or the zero of a block.
     """
+    if matrix is not None and scheme.outer != "matrix":
+        raise ValueError(f'matrix goes with schemes of outer="matrix", got {matrix} for outer={scheme.outer!r}')
     values = as_vectors(values, "values")
     n, dim = values.shape
     starts = np.arange(0, dim, scheme.block or dim)
@@ -96,7 +101,7 @@ def encode(values: Vectors, scheme: Scheme) -> Codes:
     if not scheme.block:
         scale = wanted[:, 0]
     elif not scheme.affine:
-        scales = _tree(wanted, scheme)
+        scales = _tree(wanted, scheme, matrix)
     else:
         lowest, highest = float(scheme.format.levels.min()), float(scheme.format.levels.max())
         scales = _tree(_divided(upper - lower, np.float32(highest - lowest)), scheme)
@@ -136,7 +141,12 @@ def _parts(n: int) -> Iterator[slice]:
     return (slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
 
 
-def _tree(wanted: NDArray[np.float32], scheme: Scheme) -> tuple[BlockValues, ...]:
+def matrix_scale(largest: float, scheme: Scheme) -> float:
+    """The scale of a matrix whose numbers reach up to `largest`: that of its largest block is the largest e4m3."""
+    return float(np.float32(largest) / np.float32(scheme.format.max_value) / np.float32(E4M3.max_value))
+
+
+def _tree(wanted: NDArray[np.float32], scheme: Scheme, matrix: float | None = None) -> tuple[BlockValues, ...]:
     """Block scales (n, blocks) as the scheme stores them."""
     if scheme.outer is None:
         return (_stored(wanted, scheme.scale, scheme.block),)
@@ -145,6 +155,8 @@ def _tree(wanted: NDArray[np.float32], scheme: Scheme) -> tuple[BlockValues, ...
     if scheme.outer == "matrix":
         largest = largest.max(axis=0, initial=0, keepdims=True)
     outer = _divided(largest, np.float32(E4M3.max_value))
+    if matrix is not None:
+        outer[:] = matrix
     relative = _divided(wanted, _spread(outer, per_outer, wanted.shape[1]))
     shared = outer[0] if scheme.outer == "matrix" else outer
     return _stored(relative, E4M3, scheme.block), _stored(shared, FLOAT32, scheme.outer_size)

@@ -1,5 +1,6 @@
 """From vectors to `Codes` and back, block by block: the part that all quantizers share."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -47,6 +48,21 @@ def decode_rows(codes: Codes, format: Format, dim: int | None = None, *, scaled:
         raise ValueError(f"codes must {'' if scaled else 'not '}have row scales for this quantizer: another made them")
     values = format.decode(codes.data, codes.dim)
     return values if codes.scale is None else values * codes.scale[:, None]
+
+
+def row_dots(a: Vectors, b: Vectors) -> NDArray[np.float64]:
+    """The product of each row with its fellow, (n,), summed in float32 in an order that no other row changes."""
+    products: NDArray[np.float64] = np.einsum("ij,ij->i", a, b).astype(np.float64)
+    return products
+
+
+def check_codes(codes: Codes, like: Codes) -> None:
+    """Refuse codes that a quantizer did not make: `like` are codes of its own."""
+    if not like.is_like(dataclasses.replace(codes, offset=None)):  # an index adds offsets
+        raise ValueError(
+            f"codes must be {like.format.name} codes of dim {like.dim} as this quantizer makes them, got "
+            f"{codes.format.name} codes of dim {codes.dim}: another made them"
+        )
 
 
 def unfitted(name: str) -> ValueError:

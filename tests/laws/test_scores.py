@@ -8,10 +8,13 @@ from numpy.typing import NDArray
 
 from qindex.index import FlatIndex
 from qindex.index.flat import Metric
-from qindex.quantize import Binary, Float8, Float16, Float32, Int8
+from qindex.quantize import Binary, Float8, Float16, Float32, Int4, Int8, LloydMax, Microscaling, RaBitQ
 from qindex.types import Quantizer
 
-ALL = [Float32(), Float16(), Float8("e4m3"), Float8("e5m2"), Float8("e3m4"), Int8(), Int8("dim"), Binary()]
+ALL = [
+    *(Float32(), Float16(), Float8("e4m3"), Float8("e5m2"), Float8("e3m4"), Int8(), Int8("dim"), Binary()),
+    *(RaBitQ(1), RaBitQ(4), RaBitQ(6), LloydMax(3), Int4(), Microscaling("mxfp8"), Microscaling("nvint4", rotate=True)),
+]
 every_quantizer = pytest.mark.parametrize("quantizer", ALL, ids=repr)
 every_metric = pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 few = settings(deadline=None, max_examples=15, derandomize=True)

@@ -7,11 +7,15 @@ from numpy.typing import NDArray
 from qindex import kernels
 from qindex.formats import E4M3, INT8
 from qindex.index import FlatIndex
-from qindex.quantize import Binary, Float8, Float16, Float32, Int8
+from qindex.quantize import Binary, Float8, Float16, Float32, Int4, Int8, LloydMax, Microscaling, RaBitQ
 from qindex.types import Codes, Quantizer
 
-UNFITTED = [Float8("e4m3"), Float8("e5m2"), Float8("e3m4"), Int8("dim"), Binary(), Binary(center=True)]
-ALL = [Float32(), Float16(), Int8(), *UNFITTED]
+UNFITTED = [
+    *(Float8("e4m3"), Float8("e5m2"), Float8("e3m4"), Int8("dim"), Binary(), Binary(center=True)),
+    *(RaBitQ(1), RaBitQ(4), RaBitQ(8), LloydMax(1), LloydMax(2), LloydMax(4, scale="least-error")),
+    *(Int4("range"), Int4("optimal"), Microscaling("nvfp4"), Microscaling("nvint4", rotate=True)),
+]
+ALL = [Float32(), Float16(), Int8(), Microscaling("mxint4"), Microscaling("mxfp6", rotate=True), *UNFITTED]
 
 
 @pytest.fixture
@@ -77,7 +81,7 @@ def test_numbers_that_are_not_finite_are_refused(
             use(vectors)
 
 
-@pytest.mark.parametrize("quantizer", [Int8("dim"), Binary()], ids=repr)
+@pytest.mark.parametrize("quantizer", [Int8("dim"), Binary(), RaBitQ(), LloydMax(), Int4()], ids=repr)
 def test_another_dim_than_the_fitted_one_says_both(quantizer: Quantizer, vectors: NDArray[np.float32]) -> None:
     fitted = quantizer.fit(vectors)
     with pytest.raises(ValueError, match=r"vectors must be \(n, 24\), got \(300, 5\)"):

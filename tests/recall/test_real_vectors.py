@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qindex import Binary, FlatIndex, Float8, Float16, Float32, Int8
+from qindex import Binary, FlatIndex, Float8, Float16, Float32, Int4, Int8, LloydMax, Microscaling, RaBitQ
 from qindex.evaluate.metrics import recall
 from qindex.types import Quantizer, Vectors
 
@@ -23,6 +23,16 @@ FLOORS = [
     (Binary(), None, 0.706),
     (Binary(center=True), None, 0.705),
     (Binary(), Int8(), 0.960),
+    (RaBitQ(1), None, 0.712),
+    (RaBitQ(2), None, 0.854),
+    (RaBitQ(4), None, 0.949),
+    (RaBitQ(8), None, 0.991),
+    (LloydMax(2), None, 0.849),
+    (LloydMax(4), None, 0.954),
+    (Int4("range"), None, 0.933),
+    (Int4(), None, 0.940),
+    (Microscaling("mxfp4"), None, 0.925),
+    (Microscaling("nvint4"), None, 0.949),
 ]
 
 

@@ -1,0 +1,78 @@
+"""Rows as one factor times levels: `row ~ factor * level`, the factor stored in float16. 2 bytes beside the codes."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qindex.formats import FLOAT16, Format
+from qindex.quantize.origin import Origin
+from qindex.quantize.rows import ROUNDED_UP, row_dots
+from qindex.types import BLOCK_GRAIN, BlockValues, Codes, Vectors, row_norms
+
+# Choosing levels takes many passes over a few temporaries, which stay in the cache.
+_AT_ONCE = 512
+
+
+def encode_factored(
+    origin: Origin,
+    format: Format,
+    vectors: Vectors,
+    choose: Callable[[Vectors], tuple[NDArray[np.uint8], Vectors]],
+    *,
+    unbiased: bool = True,
+    tables: NDArray[np.int8] | None = None,
+) -> Codes:
+    """Codes of (n, dim) float32. `choose` maps rows about the origin to packed codes and the levels behind them.
+
+    The factor is |r|^2 / <r, level>, which leaves no bias in the product with any query once rows are rotated at
+    random; or, not `unbiased`, <r, level> / |level|^2, which leaves the least error of the row. A row at the origin
+    has factor 0. Raises ValueError for a row that lies too far out for a factor in float16.
+    """
+    n, dim = vectors.shape
+    data = np.empty((n, format.row_bytes(dim)), np.uint8)
+    factors = np.empty((n, 1), np.float16)
+    max_norm = 0.0
+    for start in range(0, n, _AT_ONCE):
+        part = slice(start, min(start + _AT_ONCE, n))
+        with np.errstate(over="ignore", invalid="ignore"):  # rows that lie too far out are refused below
+            rows = origin.rows(vectors[part])
+            data[part], levels = choose(rows)
+            products = row_dots(rows, levels)
+            wanted = _ratio(row_dots(rows, rows), products) if unbiased else _ratio(products, row_dots(levels, levels))
+        if not wanted.max() <= FLOAT16.max_value:
+            row = start + int(wanted.argmax())
+            distance = row_norms(vectors[row : row + 1] - origin.mean)[0]
+            raise ValueError(
+                f"vectors must lie within about 100 times the distance from the mean that fit has seen, but row {row} "
+                f"lies {distance:.3g} from it; fit again with such vectors"
+            )
+        factors[part, 0] = wanted
+        norms = factors[part, 0] * row_norms(levels)
+        max_norm = max(max_norm, float(norms.max()))
+    return Codes(
+        data,
+        format,
+        dim,
+        max_norm * ROUNDED_UP,
+        scales=(BlockValues(factors, FLOAT16, whole_row(dim)),),
+        tables=tables,
+    )
+
+
+def coded_lengths(codes: Codes, levels: Callable[[Codes], Vectors]) -> NDArray[np.float64]:
+    """The length of each decoded row, factor times levels: (n,). `levels` decodes some codes without their factors."""
+    lengths = np.empty(len(codes))
+    for start in range(0, len(codes), _AT_ONCE):
+        part = codes[start : start + _AT_ONCE]
+        lengths[start : start + _AT_ONCE] = row_norms(levels(part)) * part.scales[0].values[:, 0]
+    return lengths
+
+
+def whole_row(dim: int, grain: int = BLOCK_GRAIN) -> int:
+    """The smallest size of a block that holds a row of `dim` numbers."""
+    return -(-dim // grain) * grain
+
+
+def _ratio(numbers: NDArray[np.float64], by: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(numbers, by, out=np.zeros_like(numbers), where=by > 0)

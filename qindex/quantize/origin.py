@@ -1,0 +1,77 @@
+"""Where rows are coded: about their mean, in rotated axes if wanted, and brought into the range of float16."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qindex.io import register
+from qindex.quantize.rotate import rotate, unrotate
+from qindex.quantize.rows import BLOCK
+from qindex.types import Queries, Vectors, as_vectors, row_norms
+
+# What is stored of a row in float16 is about its root mean square. That of the longest row seen becomes 2 ** 8: rows
+# up to 100 times as long still fit, and rows a million times shorter keep all bits.
+_LONGEST = 8
+
+
+@register("Origin")
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """A point and axes: `row = 2 ** exponent * rotation(vector - mean)`. The power of two is exact."""
+
+    mean: NDArray[np.float32]  # (dim,)
+    exponent: int
+    seed: int | None = None  # of the rotation; None: rows keep their axes
+
+    def __post_init__(self) -> None:
+        if (
+            not isinstance(self.mean, np.ndarray)
+            or self.mean.dtype != np.float32
+            or self.mean.ndim != 1
+            or len(self.mean) == 0
+            or not np.isfinite(self.mean).all()
+        ):
+            raise ValueError(f"mean must be finite float32 (dim,), got {self.mean!r}")
+        if not isinstance(self.exponent, int) or not -120 <= self.exponent <= 120:
+            raise ValueError(f"exponent must be an integer in [-120, 120], got {self.exponent!r}")
+        if self.seed is not None:
+            check_seed(self.seed)
+
+    @classmethod
+    def of(cls, vectors: Vectors, seed: int | None = None) -> "Origin":
+        """The origin of (n, dim) floats: their mean, and the power of two that suits their distances from it."""
+        vectors = as_vectors(vectors, nonempty=True)
+        n, dim = vectors.shape
+        mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+        longest = max(float(row_norms(vectors[i : i + BLOCK] - mean).max()) for i in range(0, n, BLOCK))
+        exponent = _LONGEST - math.frexp(longest / math.sqrt(dim))[1] if longest > 0 else 0
+        return cls(mean, max(-120, min(120, exponent)), seed)
+
+    @property
+    def dim(self) -> int:
+        return len(self.mean)
+
+    def rows(self, vectors: Vectors) -> Vectors:
+        """(n, dim) float32 in the axes of the codes."""
+        centred = (vectors - self.mean) * np.float32(2.0**self.exponent)
+        return centred if self.seed is None else rotate(centred, self.seed)
+
+    def vectors(self, rows: Vectors) -> Vectors:
+        """What `rows` turned into (n, dim) rows, up to rounding."""
+        straight = rows if self.seed is None else unrotate(rows, self.seed)
+        return straight * np.float32(2.0**-self.exponent) + self.mean
+
+    def prepare(self, queries: Vectors) -> Queries:
+        """(m, dim) floats as rows in these axes meet them, with their products with the mean."""
+        values = as_vectors(queries, "queries", self.dim)
+        offset = (values.astype(np.float64) * self.mean).sum(axis=1)
+        scaled = values * np.float32(2.0**-self.exponent)
+        return Queries(scaled if self.seed is None else rotate(scaled, self.seed), offset)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what cannot seed a rotation."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 63:
+        raise ValueError(f"seed must be an integer from 0 to 2 ** 63 - 1, got {seed!r}")
