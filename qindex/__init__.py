@@ -14,26 +14,37 @@ if TYPE_CHECKING:
     from qindex.io import FormatError
     from qindex.kernels import set_threads
     from qindex.opening import load, verify
-    from qindex.quantize import Binary, Float8, Float16, Float32, Int8
+    from qindex.quantize import Binary, Chain, Float8, Float16, Float32, Int8
     from qindex.search.retriever import Retriever
+    from qindex.transform import PCA, Center, Rotation, Standardize, Truncate, Whiten
 
 _HOMES = {
     "Binary": "qindex.quantize",
+    "Center": "qindex.transform",
+    "Chain": "qindex.quantize",
     "FlatIndex": "qindex.index",
     "Float8": "qindex.quantize",
     "Float16": "qindex.quantize",
     "Float32": "qindex.quantize",
     "FormatError": "qindex.io",
     "Int8": "qindex.quantize",
+    "PCA": "qindex.transform",
     "Retriever": "qindex.search.retriever",
+    "Rotation": "qindex.transform",
     "SentenceEncoder": "qindex.encode.sentence",
+    "Standardize": "qindex.transform",
+    "Truncate": "qindex.transform",
+    "Whiten": "qindex.transform",
     "load": "qindex.opening",
     "set_threads": "qindex.kernels",
     "verify": "qindex.opening",
 }
 
 __all__ = [
+    "PCA",
     "Binary",
+    "Center",
+    "Chain",
     "FlatIndex",
     "Float8",
     "Float16",
@@ -41,7 +52,11 @@ __all__ = [
     "FormatError",
     "Int8",
     "Retriever",
+    "Rotation",
     "SentenceEncoder",
+    "Standardize",
+    "Truncate",
+    "Whiten",
     "load",
     "set_threads",
     "verify",
