@@ -21,7 +21,8 @@ from qindex.collection.sources import Document
 from qindex.encode.chunks import split_passages
 from qindex.index.flat import FlatIndex
 from qindex.io import FormatError
-from qindex.quantize import Int8
+from qindex.quantize import Chain, Int8
+from qindex.transform import Transform
 from qindex.types import Encoder, Hit, Quantizer, as_texts
 
 logger = logging.getLogger(__name__)
@@ -195,8 +196,10 @@ def _hit(source: str, row: catalogue.Row, score: float) -> Hit:
     return Hit(row.id, score, row.text, metadata, {"index": score})
 
 
-def _describe(quantizer: Quantizer) -> str:
-    """The quantizer for people: its name and what was chosen, without what it learnt."""
-    values = {name: getattr(quantizer, name) for name in getattr(quantizer, "__dataclass_fields__", ())}
+def _describe(step: Quantizer | Transform) -> str:
+    """A quantizer or transform for people: its name and what was chosen, without what it learnt."""
+    if isinstance(step, Chain):
+        return f"Chain({', '.join([*map(_describe, step.transforms), _describe(step.quantizer)])})"
+    values = {name: getattr(step, name) for name in getattr(step, "__dataclass_fields__", ())}
     options = ", ".join(f"{name}={value!r}" for name, value in values.items() if isinstance(value, str | int))
-    return f"{type(quantizer).__name__}({options})"
+    return f"{type(step).__name__}({options})"
