@@ -20,7 +20,7 @@ class Affine:
     """`y = axes (x - mean) / scale`, undone by `x = axes^T (scale * y) + mean`.
 
     That gives back `x` where `axes` are orthonormal and as many as dimensions; with fewer of them it gives the part of
-    `x` in their span. Computed in float64, so that what becomes of a row does not depend on the rows beside it.
+    `x` in their span. Computed in float64: rounding to float32 then hides in what order a batch of rows was added up.
     """
 
     mean: NDArray[np.float32]  # (dim,)
