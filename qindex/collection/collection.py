@@ -6,6 +6,7 @@ transaction. Until then the old collection stands, and readers use it; after it,
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import secrets
@@ -197,9 +198,10 @@ def _hit(source: str, row: catalogue.Row, score: float) -> Hit:
 
 
 def _describe(step: Quantizer | Transform) -> str:
-    """A quantizer or transform for people: its name and what was chosen, without what it learnt."""
+    """A quantizer or transform for people: its name and its settings, without arrays."""
     if isinstance(step, Chain):
         return f"Chain({', '.join([*map(_describe, step.transforms), _describe(step.quantizer)])})"
-    values = {name: getattr(step, name) for name in getattr(step, "__dataclass_fields__", ())}
-    options = ", ".join(f"{name}={value!r}" for name, value in values.items() if isinstance(value, str | int))
+    fields = dataclasses.fields(step) if dataclasses.is_dataclass(step) else ()
+    values = {field.name: getattr(step, field.name) for field in fields}
+    options = ", ".join(f"{name}={value!r}" for name, value in values.items() if isinstance(value, str | int | float))
     return f"{type(step).__name__}({options})"
