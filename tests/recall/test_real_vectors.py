@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qindex import Binary, FlatIndex, Float8, Float16, Float32, Int8
+from qindex import PCA, Binary, Center, Chain, FlatIndex, Float8, Float16, Float32, Int8, Rotation, Standardize
 from qindex.evaluate.metrics import recall
 from qindex.types import Quantizer, Vectors
 
@@ -23,6 +23,10 @@ FLOORS = [
     (Binary(), None, 0.706),
     (Binary(center=True), None, 0.705),
     (Binary(), Int8(), 0.960),
+    (Chain(PCA(dim=192), Float8("e4m3")), None, 0.866),
+    (Chain(Center(), Rotation(), Binary()), None, 0.719),
+    (Chain(Standardize(), Int8("dim")), None, 0.990),
+    (Chain(Standardize(queries="same"), Int8("dim")), None, 0.858),  # another product, hence another ranking
 ]
 
 
