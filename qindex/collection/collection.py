@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -201,7 +202,7 @@ def _describe(step: Quantizer | Transform) -> str:
     """A quantizer or transform for people: its name and its settings, without arrays."""
     if isinstance(step, Chain):
         return f"Chain({', '.join([*map(_describe, step.transforms), _describe(step.quantizer)])})"
-    fields = dataclasses.fields(step) if dataclasses.is_dataclass(step) else ()
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(step) if dataclasses.is_dataclass(step) else ()
     values = {field.name: getattr(step, field.name) for field in fields}
     options = ", ".join(f"{name}={value!r}" for name, value in values.items() if isinstance(value, str | int | float))
     return f"{type(step).__name__}({options})"
