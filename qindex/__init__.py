@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from qindex.io import FormatError
     from qindex.kernels import set_threads
     from qindex.opening import load, verify
-    from qindex.quantize import Binary, Float8, Float16, Float32, Int4, Int8, LloydMax, Microscaling, RaBitQ
+    from qindex.quantize import Binary, Chain, Float8, Float16, Float32, Int4, Int8, LloydMax, Microscaling, RaBitQ
     from qindex.search.retriever import Retriever
+    from qindex.transform import PCA, Center, Rotation, Standardize, Truncate, Whiten
 
 _HOMES = {
     "Binary": "qindex.quantize",
+    "Center": "qindex.transform",
+    "Chain": "qindex.quantize",
     "FlatIndex": "qindex.index",
     "Float8": "qindex.quantize",
     "Float16": "qindex.quantize",
@@ -29,15 +32,23 @@ _HOMES = {
     "LloydMax": "qindex.quantize",
     "Microscaling": "qindex.quantize",
     "RaBitQ": "qindex.quantize",
+    "PCA": "qindex.transform",
     "Retriever": "qindex.search.retriever",
+    "Rotation": "qindex.transform",
     "SentenceEncoder": "qindex.encode.sentence",
+    "Standardize": "qindex.transform",
+    "Truncate": "qindex.transform",
+    "Whiten": "qindex.transform",
     "load": "qindex.opening",
     "set_threads": "qindex.kernels",
     "verify": "qindex.opening",
 }
 
 __all__ = [
+    "PCA",
     "Binary",
+    "Center",
+    "Chain",
     "FlatIndex",
     "Float8",
     "Float16",
@@ -49,7 +60,11 @@ __all__ = [
     "Microscaling",
     "RaBitQ",
     "Retriever",
+    "Rotation",
     "SentenceEncoder",
+    "Standardize",
+    "Truncate",
+    "Whiten",
     "load",
     "set_threads",
     "verify",

@@ -6,12 +6,14 @@ transaction. Until then the old collection stands, and readers use it; after it,
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,7 +23,8 @@ from qindex.collection.sources import Document
 from qindex.encode.chunks import split_passages
 from qindex.index.flat import FlatIndex
 from qindex.io import FormatError
-from qindex.quantize import Int8
+from qindex.quantize import Chain, Int8
+from qindex.transform import Transform
 from qindex.types import Encoder, Hit, Quantizer, as_texts
 
 logger = logging.getLogger(__name__)
@@ -195,8 +198,11 @@ def _hit(source: str, row: catalogue.Row, score: float) -> Hit:
     return Hit(row.id, score, row.text, metadata, {"index": score})
 
 
-def _describe(quantizer: Quantizer) -> str:
-    """The quantizer for people: its name and what was chosen, without what it learnt."""
-    values = {name: getattr(quantizer, name) for name in getattr(quantizer, "__dataclass_fields__", ())}
-    options = ", ".join(f"{name}={value!r}" for name, value in values.items() if isinstance(value, str | int))
-    return f"{type(quantizer).__name__}({options})"
+def _describe(step: Quantizer | Transform) -> str:
+    """A quantizer or transform for people: its name and its settings, without arrays."""
+    if isinstance(step, Chain):
+        return f"Chain({', '.join([*map(_describe, step.transforms), _describe(step.quantizer)])})"
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(step) if dataclasses.is_dataclass(step) else ()
+    values = {field.name: getattr(step, field.name) for field in fields}
+    options = ", ".join(f"{name}={value!r}" for name, value in values.items() if isinstance(value, str | int | float))
+    return f"{type(step).__name__}({options})"

@@ -6,6 +6,7 @@ import dataclasses
 import operator
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from qindex import io, kernels
 from qindex.index.allow import Allow, allow_masks
 from qindex.index.growable import Growable, GrowableCodes
-from qindex.quantize import Int8
+from qindex.quantize import Chain, Int8
 from qindex.types import Codes, Matches, Quantizer, Queries, Vectors, as_vectors, row_norms
 
 Metric = Literal["ip", "cosine", "l2"]
@@ -78,10 +79,11 @@ class FlatState:
                 continue
             if not isinstance(quantizer, Quantizer) or not quantizer.fitted or not isinstance(codes, Codes):
                 raise ValueError("an index holds fitted quantizers and their codes")
-            quantizer.dequantize(codes[:0])  # refuses codes of another format or dim
-            if len(codes) != len(self.ids) or codes.dim != self.codes.dim:
+            _check_metric(quantizer, self.metric)
+            dim = _decoded_dim(quantizer, codes)
+            if len(codes) != len(self.ids) or dim != self.dim:
                 raise ValueError(
-                    f"{len(self.ids)} ids need as many codes of dim {self.codes.dim}, got {len(codes)} of {codes.dim}"
+                    f"{len(self.ids)} ids need as many codes of vectors of dim {self.dim}, got {len(codes)} of {dim}"
                 )
             if (codes.offset is not None) != (self.metric == "l2"):
                 raise ValueError('codes have row offsets with metric "l2", and only then')
@@ -91,6 +93,11 @@ class FlatState:
             len(self.ids) and not 0 <= self.ids.min() <= self.ids.max() < self.next_id
         ):
             raise ValueError(f"ids must lie in [0, {self.next_id!r})")
+
+    @cached_property
+    def dim(self) -> int:
+        """Of the vectors that were coded; the codes of a Chain may have another."""
+        return _decoded_dim(self.quantizer, self.codes)
 
 
 class FlatIndex:
@@ -135,6 +142,7 @@ class FlatIndex:
         for name, given in (("quantizer", quantizer), ("rescore", rescore)):
             if given is not None and (isinstance(given, type) or not isinstance(given, Quantizer)):
                 raise TypeError(f"{name} must be a quantizer such as qindex.Int8(), got {given!r}")
+            _check_metric(given, metric)
         new_ids = _as_ids(ids, len(rows), next_id=0)
         learnt = normalised(rows) if metric == "cosine" else rows
         quantizers = [quantizer] if rescore is None else [quantizer, rescore]
@@ -198,7 +206,7 @@ class FlatIndex:
 
     @property
     def dim(self) -> int:
-        return self._state.codes.dim
+        return self._state.dim
 
     @property
     def metric(self) -> Metric:
@@ -226,7 +234,7 @@ class FlatIndex:
         each query. `oversample` (default 4; only with `rescore`) is how many times k rows are rescored.
         """
         state = self._state
-        values = as_vectors(queries, "queries", state.codes.dim)
+        values = as_vectors(queries, "queries", state.dim)
         k = _as_count(k, "k")
         if oversample is not None and state.rescore is None:
             raise ValueError("oversample needs an index built with rescore=...; this one has a single quantizer")
@@ -247,7 +255,7 @@ class FlatIndex:
         """Add (n, dim) floats and return their ids: those given, else the next ones never used before."""
         with self._lock:
             state = self._state
-            rows = as_vectors(vectors, dim=state.codes.dim)
+            rows = as_vectors(vectors, dim=state.dim)
             new_ids = _as_ids(ids, len(rows), state.next_id)
             if ids is not None:  # those that follow the last are new
                 known = new_ids[np.isin(new_ids, state.ids)]
@@ -303,6 +311,20 @@ def _search(state: FlatState, queries: Vectors, k: int, allow: NDArray[np.bool_]
         return Matches(coarse.ids[:, :k], coarse.scores[:, :k])
     fine = kernels.score_rows(_Coder(state.rescore, state.metric).prepare(queries), state.rescore_codes, coarse.ids)
     return kernels.best(coarse.ids, fine, k, state.ids)
+
+
+def _decoded_dim(quantizer: Quantizer, codes: Codes) -> int:
+    """Numbers of a decoded vector. ValueError for codes of a format or dim that are not the quantizer's."""
+    decoded = quantizer.dequantize(codes[:0])
+    return int(decoded.shape[1])
+
+
+def _check_metric(quantizer: Quantizer | None, metric: Metric) -> None:
+    if metric == "l2" and isinstance(quantizer, Chain) and quantizer.queries == "same":
+        raise ValueError(
+            f'metric "l2" needs a Chain whose transforms have queries="inverse", got {quantizer!r}; for distances '
+            "between transformed vectors, apply the fitted transforms to documents and queries yourself"
+        )
 
 
 def normalised(vectors: Vectors) -> Vectors:

@@ -1,6 +1,7 @@
 """Quantizers: vectors to `Codes` and back, and float queries to what scores against them."""
 
 from qindex.quantize.binary import Binary
+from qindex.quantize.chain import Chain
 from qindex.quantize.float8 import Float8
 from qindex.quantize.floats import Float16, Float32
 from qindex.quantize.int4 import Int4
@@ -9,4 +10,4 @@ from qindex.quantize.lloyd_max import LloydMax
 from qindex.quantize.microscaling import Microscaling
 from qindex.quantize.rabitq import RaBitQ
 
-__all__ = ["Binary", "Float8", "Float16", "Float32", "Int4", "Int8", "LloydMax", "Microscaling", "RaBitQ"]
+__all__ = ["Binary", "Chain", "Float8", "Float16", "Float32", "Int4", "Int8", "LloydMax", "Microscaling", "RaBitQ"]

@@ -9,8 +9,8 @@ from qindex.io import register
 from qindex.quantize import blocks
 from qindex.quantize.blocks import SCHEMES, Scheme
 from qindex.quantize.origin import check_seed
-from qindex.quantize.rotate import rotate, unrotate
 from qindex.quantize.rows import BLOCK, check_codes, check_dim, unfitted
+from qindex.transform import Rotation
 from qindex.types import Codes, Queries, Vectors, as_vectors
 
 MicroscalingFormat = Literal["mxint8", "mxint6", "mxint4", "mxfp8", "mxfp6", "mxfp4", "nvfp4", "nvint4"]
@@ -74,7 +74,7 @@ class Microscaling:
         """The rounded vectors: (n, dim) float32."""
         check_codes(codes, self.quantize(np.empty((0, codes.dim), np.float32)))
         rows = blocks.decode(codes)
-        return unrotate(rows, self.seed) if self.rotate else rows
+        return Rotation(self.seed).undo(rows) if self.rotate else rows
 
     def prepare(self, queries: Vectors) -> Queries:
         """(m, dim) floats, rotated as the vectors are."""
@@ -97,4 +97,4 @@ class Microscaling:
         return self._scheme.outer == "matrix"
 
     def _rotated(self, vectors: Vectors) -> Vectors:
-        return rotate(vectors, self.seed) if self.rotate else vectors
+        return Rotation(self.seed).apply(vectors) if self.rotate else vectors

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qindex.io import register
-from qindex.quantize.rotate import rotate, unrotate
 from qindex.quantize.rows import BLOCK
+from qindex.transform import Rotation
 from qindex.types import Queries, Vectors, as_vectors, row_norms
 
 # What is stored of a row in float16 is about its root mean square. That of the longest row seen becomes 2 ** 8: rows
@@ -56,11 +56,11 @@ class Origin:
     def rows(self, vectors: Vectors) -> Vectors:
         """(n, dim) float32 in the axes of the codes."""
         centred = (vectors - self.mean) * np.float32(2.0**self.exponent)
-        return centred if self.seed is None else rotate(centred, self.seed)
+        return centred if self.seed is None else Rotation(self.seed).apply(centred)
 
     def vectors(self, rows: Vectors) -> Vectors:
         """What `rows` turned into (n, dim) rows, up to rounding."""
-        straight = rows if self.seed is None else unrotate(rows, self.seed)
+        straight = rows if self.seed is None else Rotation(self.seed).undo(rows)
         return straight * np.float32(2.0**-self.exponent) + self.mean
 
     def prepare(self, queries: Vectors) -> Queries:
@@ -68,7 +68,7 @@ class Origin:
         values = as_vectors(queries, "queries", self.dim)
         offset = (values.astype(np.float64) * self.mean).sum(axis=1)
         scaled = values * np.float32(2.0**-self.exponent)
-        return Queries(scaled if self.seed is None else rotate(scaled, self.seed), offset)
+        return Queries(scaled if self.seed is None else Rotation(self.seed).apply(scaled), offset)
 
 
 def check_seed(seed: int) -> None:

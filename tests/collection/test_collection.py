@@ -9,7 +9,8 @@ import pytest
 from qindex.collection.collection import Collection
 from qindex.collection.sources import Document
 from qindex.io import FormatError
-from qindex.quantize import Binary, Float32, Int8
+from qindex.quantize import Binary, Chain, Float32, Int8
+from qindex.transform import PCA, Rotation
 
 FRUIT = [
     Document("fruit.txt", "apples grow on trees\n\nbananas are yellow\n\ncherries are red"),
@@ -110,6 +111,13 @@ def test_info_says_what_is_there(tmp_path):
         "segment_bytes": (collection.path / collection.meta.segment).stat().st_size,
         "catalogue_bytes": (collection.path / "catalogue.sqlite").stat().st_size,
     }
+
+
+def test_info_names_the_steps_of_a_chain(tmp_path):
+    chain = Chain(PCA(kept=0.5), Rotation(), Int8())
+    collection = Collection.build(tmp_path / "c", FRUIT, Words(), chain)
+    assert collection.meta.quantizer == "Chain(PCA(kept=0.5), Rotation(seed=0), Int8(scale='vector'))"
+    assert Collection.open(tmp_path / "c").info()["dim"] == 256
 
 
 def test_a_build_replaces_everything_and_leaves_nothing_behind(fruit):

@@ -3,9 +3,13 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import qindex
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -60,6 +64,25 @@ def test_rescore_gains_with_every_candidate(tmp_path):
     assert recalls[0] == recalls[1]  # ten candidates for ten answers: only their order can change
     assert recalls[1:] == sorted(recalls[1:])
     assert recalls[1] < recalls[-1] > 0.95
+
+
+def test_transforms_save_bytes_and_keep_the_product_unless_told_otherwise(tmp_path):
+    lines = output("transforms.py", tmp_path).splitlines()[1:]
+    nbytes, recalls = zip(*((int(line.split()[0]), float(line.split()[1])) for line in lines), strict=True)
+    assert nbytes == (256, 256, 256, 128, 32, 32)
+    assert recalls[0] == pytest.approx(recalls[1], abs=0.01)
+    assert recalls[2] < recalls[1] - 0.1
+    assert recalls[4] + 0.1 < recalls[5] < recalls[3]
+
+
+def test_the_transforms_of_the_readme_run():
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("### Transforms")[1].split("\n## ")[0]
+    code = textwrap.dedent("\n".join(line for line in section.splitlines() if line.startswith("    ")))
+    vectors = np.random.default_rng(0).standard_normal((500, 384)).astype(np.float32)
+    names = {"qindex": qindex, "vectors": vectors, "queries": vectors[:5]}
+    exec(code, names)
+    assert names["ids"][:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert names["half"].bytes_per_vector(384) == 192
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)

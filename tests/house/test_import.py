@@ -13,7 +13,17 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ["faiss", "llvmlite", "numba", "nupunkt", "scipy", "sentence_transformers", "torch", "transformers"]
 
 
-MODULES = ["", ".quantize", ".index", ".kernels", ".opening", ".encode.sentence", ".search.retriever", ".cli"]
+MODULES = [
+    "",
+    ".quantize",
+    ".transform",
+    ".index",
+    ".kernels",
+    ".opening",
+    ".encode.sentence",
+    ".search.retriever",
+    ".cli",
+]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from qindex import FlatIndex
 from qindex.quantize import Microscaling, blocks
 from qindex.quantize.blocks import SCHEMES
-from qindex.quantize.rotate import rotate
+from qindex.transform import Rotation
 from qindex.types import Codes
 
 FORMATS = ["mxint8", "mxint6", "mxint4", "mxfp8", "mxfp6", "mxfp4", "nvfp4", "nvint4"]
@@ -33,7 +33,7 @@ def test_the_codes_of_what_was_fitted_are_those_of_the_scheme(format: str) -> No
 def test_rotated_codes_are_those_of_rotated_vectors(format: str) -> None:
     vectors = rows_of(1)
     plain, turned = Microscaling(format), Microscaling(format, rotate=True, seed=4)  # type: ignore[arg-type]
-    rows = rotate(vectors, 4)
+    rows = Rotation(4).apply(vectors)
     np.testing.assert_array_equal(turned.fit(vectors).quantize(vectors).data, plain.fit(rows).quantize(rows).data)
 
 

@@ -9,7 +9,7 @@ from qindex.formats import FORMATS, SIGN
 from qindex.quantize import RaBitQ
 from qindex.quantize.origin import Origin
 from qindex.quantize.rabitq import nearest_direction
-from qindex.quantize.rotate import rotate
+from qindex.transform import Rotation
 
 DIM = 768
 # Cosine between a random vector and its code; variance of the score of a unit query, times the dim.
@@ -122,7 +122,7 @@ def test_the_stored_factor_is_that_of_the_formula() -> None:
     vectors = unit_vectors(30, 60, 10)
     quantizer = RaBitQ(4).fit(vectors)
     assert quantizer.origin is not None
-    codes, rows = quantizer.quantize(vectors), rotate(vectors - quantizer.origin.mean).astype(np.float64)
+    codes, rows = quantizer.quantize(vectors), Rotation().apply(vectors - quantizer.origin.mean).astype(np.float64)
     levels = codes.format.decode(codes.data, 60)
     wanted = (rows**2).sum(axis=1) / (rows * levels).sum(axis=1) * 2.0**quantizer.origin.exponent
     np.testing.assert_allclose(codes.scales[0].values[:, 0], wanted, rtol=2.0**-11 + 1e-6)

@@ -7,7 +7,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qindex import Binary, FlatIndex, Float8, Float16, Float32, Int4, Int8, LloydMax, Microscaling, RaBitQ
+from qindex import (
+    PCA,
+    Binary,
+    Center,
+    Chain,
+    FlatIndex,
+    Float8,
+    Float16,
+    Float32,
+    Int4,
+    Int8,
+    LloydMax,
+    Microscaling,
+    RaBitQ,
+    Rotation,
+    Standardize,
+)
 from qindex.evaluate.metrics import recall
 from qindex.types import Quantizer, Vectors
 
@@ -33,6 +49,10 @@ FLOORS = [
     (Int4(), None, 0.940),
     (Microscaling("mxfp4"), None, 0.925),
     (Microscaling("nvint4"), None, 0.949),
+    (Chain(PCA(dim=192), Float8("e4m3")), None, 0.866),
+    (Chain(Center(), Rotation(), Binary()), None, 0.719),
+    (Chain(Standardize(), Int8("dim")), None, 0.990),
+    (Chain(Standardize(queries="same"), Int8("dim")), None, 0.858),  # another product, hence another ranking
 ]
 
 
