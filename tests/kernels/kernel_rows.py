@@ -37,6 +37,7 @@ TREES = {
     "affine": Tree((("float16", 48, False),), ("float16", 48, False)),
     "tables": Tree((("float32", 64, False),), ("float32", 64, False), tables_per_block=True),
     "wide": Tree((("float32", 256, False),), ("float32", 256, False)),
+    "factor": Tree((("float16", 4096, False),), shared_tables=True),
     "shared": Tree((("float16", 128, True),), ("e4m3", 128, True), tables_per_block=True, shared_tables=True),
     "zeros": Tree((), ("float32", 128, False)),
 }

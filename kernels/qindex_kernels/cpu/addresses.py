@@ -119,6 +119,7 @@ class RowAddresses(Record):
         ("block", INTEGER),  # dimensions under one scale; all where there are no blocks
         ("blocks", INTEGER),
         ("has_blocks", INTEGER),
+        ("one_block", INTEGER),  # whether a block is a whole row, so that its scale is a factor of the row's sum
         ("places", INTEGER),  # as inner.BlockRows has them
         # The two levels of the scale tree and the zeros: kind as in unpack.scales16, bytes of a number and of a row.
         *((f"{level}{part}", INTEGER) for level in LEVELS for part in ("", "_tail", "_kind", "_bytes", "_row")),
@@ -190,6 +191,12 @@ def _addressed(rows: Rows) -> RowAddresses:
         block=block,
         blocks=-(-rows.dim // block),
         has_blocks=bool(rows.block) or many_tables,
+        one_block=bool(rows.levels)
+        and block >= rows.dim
+        and rows.zero is None
+        and not many_tables
+        and rows.levels[0].data.ndim == 2
+        and (len(rows.levels) == 1 or _common(rows) != 0),
         places=address(copies[1]),
         common=_common(rows),
         largest_bias=_largest(rows.bias, 0.0),

@@ -52,6 +52,7 @@ from qindex_kernels.cpu.simd import (
     add_i32,
     as_f32,
     at_least,
+    first_lanes,
     load_f32,
     load_first,
     load_i32,
@@ -70,7 +71,7 @@ from qindex_kernels.cpu.simd import (
     times,
 )
 from qindex_kernels.cpu.sources import helper, kernel
-from qindex_kernels.cpu.unpack import SCALE_FLOAT32
+from qindex_kernels.cpu.unpack import SCALE_FLOAT32, scales16
 from qindex_kernels.layout import Rows
 
 BATCH_QUERIES = 8  # from so many on, unpacking rows for the integer tile pays
@@ -86,19 +87,20 @@ def scan(inner_at, rows_at, queries_at, search_at, blocks_at, room, block):
     bits = room + 4 * block  # of all queries, and a mask: the place of `starts`
     by_bits = inner.hamming != 0 and pack_signs(queries, bits)
     order(queries)
+    by_blocks = rows.has_blocks != 0 and rows.one_block == 0
     starts, sums = room + 4 * block, room + 4 * block + 4 * queries.m * queries.width
-    if rows.has_blocks != 0:
+    if by_blocks:
         fill_starts(inner, rows, queries, starts, sums)
     for start, stop in ((0, rows.tail_start), (rows.tail_start, rows.n)):
         for first in range(start, stop, block):
             n = min(block, stop - first)
-            if rows.has_blocks != 0:
+            if by_blocks:
                 place_blocks(rows, first, n, blocks_at, sums + 4 * queries.m * queries.lanes)
             for i in range(queries.m):
                 query = queries.codes + queries.width * i
                 if inner.integers == 0:
                     query = queries.values + 4 * queries.width * i
-                if rows.has_blocks != 0:
+                if by_blocks:
                     blocks = read_block_rows(blocks_at)
                     blocks.query, blocks.out = query, room
                     blocks.starts, blocks.sums = starts + 4 * queries.width * i, sums + 4 * queries.lanes * i
@@ -174,12 +176,15 @@ def complete(inner, rows, queries, by_bits, i, first, n, raw):
         factor, shift = np.float32(-127) * factor, np.int32(-queries.dim)
     if rows.common != 0:
         factor *= np.float32(rows.common)
-    integers = inner.integers != 0 and rows.has_blocks == 0
+    integers = inner.integers != 0 and (rows.has_blocks == 0 or rows.one_block != 0)
+    fine = fine_address(rows, first)
     scale, bias = rows.scale + 4 * first, rows.bias + 4 * first
     for j in range(0, n, 16):
         at, left = 4 * j, n - j
         sums = as_f32(add_i32(load_i32(raw + at), splat_i32(shift))) if integers else load_f32(raw + at)
         scores = scaled(sums, factor)
+        if rows.one_block != 0:
+            scores = times(scores, first_lanes(scales16(rows.fine_kind, fine + j * rows.fine_row), left))
         if rows.scale != 0:
             scores = times(scores, load_first(scale + at, left))
         if rows.bias != 0:
@@ -278,8 +283,9 @@ class _Scan:
     def __init__(self, rows: Rows, m: int, k: int) -> None:
         found, kind = addressed(rows), kind_of(rows)
         self.integers, self.many = kind in INTEGER_KINDS, m >= BATCH_QUERIES
-        signs = rows.kind == "sign" and not rows.block
-        dots = f"{'' if self.integers else 'float_'}{'block_' if found.has_blocks else ''}dots"
+        by_blocks = found.has_blocks and not found.one_block
+        signs = rows.kind == "sign" and not by_blocks
+        dots = f"{'' if self.integers else 'float_'}{'block_' if by_blocks else ''}dots"
         names = ("unpack",) * self.integers if self.many else (*("hamming",) * signs, dots)
         self.functions = inner(kind, *names, "decode")
         # A row scale times the smallest level is at most the norm of a row, unless block scales or float32 make that
