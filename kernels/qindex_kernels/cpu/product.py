@@ -1,4 +1,4 @@
-"""Sums of all queries with a group of coded rows, on the integer tile: what products and batches of searches share."""
+"""Sums of all queries with a group of coded rows, on the tiles: what products and batches of searches share."""
 
 import numpy as np
 

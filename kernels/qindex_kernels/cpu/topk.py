@@ -74,7 +74,7 @@ from qindex_kernels.cpu.sources import helper, kernel
 from qindex_kernels.cpu.unpack import SCALE_FLOAT32, scales16
 from qindex_kernels.layout import Rows
 
-BATCH_QUERIES = 8  # from so many on, unpacking rows for the integer tile pays
+BATCH_QUERIES = 8  # from so many on, unpacking rows for a tile pays
 
 BLOCK_BYTES = 1 << 15  # of codes: L1 keeps them beside the query and the scores
 
