@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from qindex.formats import FLOAT16, INT4
 from qindex.io import register
-from qindex.quantize import blocks
 from qindex.quantize.factored import whole_row
 from qindex.quantize.gaussian import uniform_step
-from qindex.quantize.origin import Origin
-from qindex.quantize.rows import ROUNDED_UP, check_codes, check_dim, row_dots, unfitted
-from qindex.types import BlockValues, Codes, Queries, Vectors, as_vectors, row_norms
+from qindex.quantize.origin import AboutOrigin, Origin
+from qindex.quantize.rows import ROUNDED_UP, check_dim, row_dots
+from qindex.types import BlockValues, Codes, Vectors, as_vectors, row_norms
 
 _STEPS = 15  # between 16 levels
 _ROUNDS = 5
@@ -28,7 +27,7 @@ _AT_ONCE = 512  # the temporaries of so many rows stay in the cache
 
 @register("Int4")
 @dataclass(frozen=True, eq=False)
-class Int4:
+class Int4(AboutOrigin):
     """4-bit integers on a range for each vector: `v ~ mean + zero + step * code`. `fit` learns the mean.
 
     - `grid="optimal"` (default): the range that harms scores least, found from that of a normal number by up to five
@@ -46,10 +45,6 @@ class Int4:
             raise ValueError(f'grid must be "range" or "optimal", got {self.grid!r}')
         if self.origin is not None and (not isinstance(self.origin, Origin) or self.origin.seed is not None):
             raise ValueError(f"origin must be learnt by fit, without a rotation, got {self.origin!r}")
-
-    @property
-    def fitted(self) -> bool:
-        return self.origin is not None
 
     def fit(self, vectors: Vectors) -> "Int4":
         """An Int4 about the mean of (n, dim) floats."""
@@ -93,25 +88,10 @@ class Int4:
             max_norm = max(max_norm, *map(float, longest))
         return dataclasses.replace(codes, max_norm=max_norm * ROUNDED_UP)
 
-    def dequantize(self, codes: Codes) -> Vectors:
-        """The rounded vectors: (n, dim) float32."""
-        origin = self._learnt()
-        check_codes(codes, self.quantize(np.empty((0, origin.dim), np.float32)))
-        return origin.vectors(blocks.decode(codes))
-
-    def prepare(self, queries: Vectors) -> Queries:
-        """(m, dim) floats and their products with the mean."""
-        return self._learnt().prepare(queries)
-
     def bytes_per_vector(self, dim: int) -> int:
         """ceil(dim / 2) + 4."""
         check_dim("Int4", dim, None if self.origin is None else self.origin.dim)
         return INT4.row_bytes(dim) + 4
-
-    def _learnt(self) -> Origin:
-        if self.origin is None:
-            raise unfitted("Int4")
-        return self.origin
 
 
 def _whole_range(rows: Vectors) -> NDArray[np.float64]:

@@ -9,18 +9,17 @@ from numpy.typing import NDArray
 
 from qindex.formats import FORMATS, SIGN, Format
 from qindex.io import register
-from qindex.quantize import blocks
 from qindex.quantize.factored import encode_factored
 from qindex.quantize.gaussian import lloyd_max
-from qindex.quantize.origin import Origin, check_seed
+from qindex.quantize.origin import AboutOrigin, Origin, check_seed
 from qindex.quantize.rabitq import signs
-from qindex.quantize.rows import check_codes, check_dim, row_dots, unfitted
-from qindex.types import Codes, Queries, Vectors, as_vectors
+from qindex.quantize.rows import check_dim, row_dots
+from qindex.types import Codes, Vectors, as_vectors
 
 
 @register("LloydMax")
 @dataclass(frozen=True, eq=False)
-class LloydMax:
+class LloydMax(AboutOrigin):
     """Rotated residuals on the best levels of a normal number, `v ~ mean + factor * rotation^-1(level)` (EDEN).
 
     The levels (Lloyd and Max) are stored as int8 in one table of 2 ** bits bytes that all codes share; rounding them
@@ -44,10 +43,6 @@ class LloydMax:
         if self.origin is not None and (not isinstance(self.origin, Origin) or self.origin.seed != self.seed):
             raise ValueError(f"origin must be learnt by fit with seed {self.seed}, got {self.origin!r}")
 
-    @property
-    def fitted(self) -> bool:
-        return self.origin is not None
-
     def fit(self, vectors: Vectors) -> "LloydMax":
         """A LloydMax about the mean of (n, dim) floats."""
         return LloydMax(self.bits, self.seed, self.scale, Origin.of(vectors, self.seed))
@@ -66,15 +61,6 @@ class LloydMax:
             unbiased=self.scale == "unbiased",
             tables=None if self.bits == 1 else table(self.bits)[None],
         )
-
-    def dequantize(self, codes: Codes) -> Vectors:
-        """The vectors that scores are products with: (n, dim) float32."""
-        check_codes(codes, self._empty())
-        return self._learnt().vectors(blocks.decode(codes))
-
-    def prepare(self, queries: Vectors) -> Queries:
-        """(m, dim) floats, rotated, and their products with the mean."""
-        return self._learnt().prepare(queries)
 
     def bytes_per_vector(self, dim: int) -> int:
         """The packed codes and 2 bytes for the factor; the table is one for all vectors."""
@@ -97,14 +83,6 @@ class LloydMax:
         for midpoint in (stored[1:] + stored[:-1]) / 2:
             codes += in_table > midpoint
         return self._format.pack(codes), stored[codes]
-
-    def _empty(self) -> Codes:
-        return self.quantize(np.empty((0, self._learnt().dim), np.float32))
-
-    def _learnt(self) -> Origin:
-        if self.origin is None:
-            raise unfitted("LloydMax")
-        return self.origin
 
 
 def _unit(bits: int) -> float:

@@ -1,15 +1,17 @@
 """Where rows are coded: about their mean, in rotated axes if wanted, and brought into the range of float16."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qindex.io import register
-from qindex.quantize.rows import BLOCK
+from qindex.quantize import blocks
+from qindex.quantize.rows import BLOCK, check_codes, unfitted
 from qindex.transform import Rotation
-from qindex.types import Queries, Vectors, as_vectors, row_norms
+from qindex.types import Codes, Queries, Vectors, as_vectors, row_norms
 
 # What is stored of a row in float16 is about its root mean square. That of the longest row seen becomes 2 ** 8: rows
 # up to 100 times as long still fit, and rows a million times shorter keep all bits.
@@ -69,6 +71,38 @@ class Origin:
         offset = (values.astype(np.float64) * self.mean).sum(axis=1)
         scaled = values * np.float32(2.0**-self.exponent)
         return Queries(scaled if self.seed is None else Rotation(self.seed).apply(scaled), offset)
+
+
+class AboutOrigin(ABC):
+    """What quantizers have in common whose `fit` learns an `Origin`."""
+
+    origin: Origin | None
+
+    @abstractmethod
+    def quantize(self, vectors: Vectors) -> Codes: ...
+
+    @property
+    def fitted(self) -> bool:
+        return self.origin is not None
+
+    def dequantize(self, codes: Codes) -> Vectors:
+        """The vectors that scores are products with: (n, dim) float32."""
+        origin = self._learnt()
+        self._check(codes)
+        return origin.vectors(blocks.decode(codes))
+
+    def prepare(self, queries: Vectors) -> Queries:
+        """(m, dim) floats in the axes of the codes, and their products with the mean."""
+        return self._learnt().prepare(queries)
+
+    def _check(self, codes: Codes) -> None:
+        """Refuse codes that this quantizer cannot have made."""
+        check_codes(codes, self.quantize(np.empty((0, self._learnt().dim), np.float32)))
+
+    def _learnt(self) -> Origin:
+        if self.origin is None:
+            raise unfitted(type(self).__name__)
+        return self.origin
 
 
 def check_seed(seed: int) -> None:

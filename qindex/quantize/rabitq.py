@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from qindex.formats import FORMATS, SIGN, Format
 from qindex.io import register
-from qindex.quantize import blocks
 from qindex.quantize.factored import coded_lengths, encode_factored
 from qindex.quantize.gaussian import uniform_step
-from qindex.quantize.origin import Origin, check_seed
-from qindex.quantize.rows import check_codes, check_dim, row_dots, unfitted
-from qindex.types import Codes, Queries, Vectors, as_vectors
+from qindex.quantize.origin import AboutOrigin, Origin, check_seed
+from qindex.quantize.rows import check_dim, row_dots
+from qindex.types import Codes, Vectors, as_vectors
 
 # What is tried of a row, relative to where the best step is expected: few steps, and the best of them by exact cosine.
 _AROUND = np.exp(np.linspace(-0.15, 0.15, 5))  # the step of a normal number
@@ -23,12 +22,13 @@ _NEAR_FULL = np.geomspace(0.95, 1.2, 8)  # from 5 bits on, the step that lets th
 
 @register("RaBitQ")
 @dataclass(frozen=True, eq=False)
-class RaBitQ:
+class RaBitQ(AboutOrigin):
     """Rotated residuals on a grid, `v ~ mean + factor * rotation^-1(level)` (arXiv 2405.12497 and 2409.09913).
 
     A row `r = rotation(v - mean)` is stored as the grid point of the nearest direction and a factor in float16,
     chosen so that `<q, mean> + factor * <rotation(q), level>` is `<q, v>` in the mean over all rotations. `fit` learns
-    the mean. ceil(dim * bits / 8) + 2 bytes (3, 5, 6 and 7 bits lie in planes, each filled up to a byte).
+    the mean. Decoded vectors are longer than what was quantized. ceil(dim * bits / 8) + 2 bytes (3, 5, 6 and 7 bits lie
+    in planes, each filled up to a byte).
 
     1 bit: signs. 2 to 4: half-integers. From 5 on: integers, whose grid reaches one step further down than up; against
     half-integers that adds 1 to 2 % to the variance, and it saves the zero that would make them of integers.
@@ -45,10 +45,6 @@ class RaBitQ:
         if self.origin is not None and (not isinstance(self.origin, Origin) or self.origin.seed != self.seed):
             raise ValueError(f"origin must be learnt by fit with seed {self.seed}, got {self.origin!r}")
 
-    @property
-    def fitted(self) -> bool:
-        return self.origin is not None
-
     def fit(self, vectors: Vectors) -> "RaBitQ":
         """A RaBitQ about the mean of (n, dim) floats."""
         return RaBitQ(self.bits, self.seed, Origin.of(vectors, self.seed))
@@ -60,15 +56,6 @@ class RaBitQ:
         """
         origin = self._learnt()
         return encode_factored(origin, self._format, as_vectors(vectors, dim=origin.dim), self._choose)
-
-    def dequantize(self, codes: Codes) -> Vectors:
-        """The vectors that scores are products with: (n, dim) float32. They are longer than what was quantized."""
-        check_codes(codes, self._empty())
-        return self._learnt().vectors(blocks.decode(codes))
-
-    def prepare(self, queries: Vectors) -> Queries:
-        """(m, dim) floats, rotated, and their products with the mean."""
-        return self._learnt().prepare(queries)
 
     def bytes_per_vector(self, dim: int) -> int:
         """The packed codes and 2 bytes for the factor."""
@@ -82,7 +69,7 @@ class RaBitQ:
         `|q| * (|r| / c) * sqrt((1 - c^2) / (dim - 1))`; the decoded row has the length `|r| / c`, and `1 - c^2` is
         nearly the same for all rows that were rotated at random.
         """
-        check_codes(codes, self._empty())
+        self._check(codes)
         lengths = coded_lengths(codes, lambda part: part.format.decode(part.data, part.dim))
         each = np.sqrt(_missed(self.bits, codes.dim) / max(codes.dim - 1, 1)) * 2.0 ** -self._learnt().exponent
         half_width: NDArray[np.float32] = (deviations * each * lengths).astype(np.float32)
@@ -97,14 +84,6 @@ class RaBitQ:
     def _choose(self, rows: Vectors) -> tuple[NDArray[np.uint8], Vectors]:
         levels = nearest_direction(rows, self._format)
         return self._format.encode(levels), levels
-
-    def _empty(self) -> Codes:
-        return self.quantize(np.empty((0, self._learnt().dim), np.float32))
-
-    def _learnt(self) -> Origin:
-        if self.origin is None:
-            raise unfitted("RaBitQ")
-        return self.origin
 
 
 def nearest_direction(rows: Vectors, format: Format) -> Vectors:

@@ -70,11 +70,36 @@ class Affine:
         return rows if self.axes is None else rows @ self.axes
 
 
-def learnt(affine: Affine | None, name: str) -> Affine:
-    """What the transform `name` learnt. ValueError before `fit`."""
-    if affine is None:
-        raise unfitted(name)
-    return affine
+class AffineTransform:
+    """What transforms have in common whose `fit` learns an `Affine`."""
+
+    queries: QueryRule
+    affine: Affine | None
+
+    @property
+    def fitted(self) -> bool:
+        return self.affine is not None
+
+    def apply(self, vectors: Vectors) -> Vectors:
+        """axes (x - mean) / scale: (n, dim) floats -> (n, dim_out) float32."""
+        return self._learnt().apply(vectors)
+
+    def undo(self, vectors: Vectors) -> Vectors:
+        """axes^T (scale * y) + mean: (n, dim_out) floats -> (n, dim) float32."""
+        return self._learnt().undo(vectors)
+
+    def prepare(self, queries: Vectors) -> Queries:
+        """(m, dim) floats along the axes times the scale, and their products with the mean; by "same" as `apply`."""
+        return self._learnt().prepare(queries, self.queries)
+
+    def dim_out(self, dim: int) -> int:
+        """dim."""
+        return check_dim(dim, self.affine)
+
+    def _learnt(self) -> Affine:
+        if self.affine is None:
+            raise unfitted(type(self).__name__)
+        return self.affine
 
 
 def unfitted(name: str) -> ValueError:

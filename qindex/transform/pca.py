@@ -8,20 +8,20 @@ from numpy.typing import NDArray
 
 from qindex.io import register
 from qindex.transform import moments
-from qindex.transform.affine import Affine, QueryRule, check_dim, learnt
-from qindex.types import Queries, Vectors, as_vectors
+from qindex.transform.affine import Affine, AffineTransform, QueryRule, check_dim
+from qindex.types import Vectors, as_vectors
 
 
 @register("PCA")
 @dataclass(frozen=True, eq=False)
-class PCA:
+class PCA(AffineTransform):
     """Keeps the axes of largest variance: `dim` of them, or as many as hold the share `kept` of the variance.
 
     Scores are those of the vectors as far as the kept axes and the mean describe them. With fewer rows than `dim`, or
     constant dimensions, the last axes hold no variance; they complete an orthonormal basis.
     """
 
-    queries: ClassVar[QueryRule] = "inverse"
+    queries: ClassVar[QueryRule] = "inverse"  # type: ignore[misc]  # a field of the others
 
     dim: int | None = None
     kept: float | None = None
@@ -34,10 +34,6 @@ class PCA:
             raise ValueError(f"dim must be a positive integer, got {self.dim!r}; a share is PCA(kept={self.dim!r})")
         if self.kept is not None and not (isinstance(self.kept, int | float) and 0 < self.kept <= 1):
             raise ValueError(f"kept must be a share of the variance in (0, 1], got {self.kept!r}")
-
-    @property
-    def fitted(self) -> bool:
-        return self.affine is not None
 
     def fit(self, vectors: Vectors) -> "PCA":
         """A PCA with the axes of (n, dim) floats."""
@@ -52,23 +48,11 @@ class PCA:
             dim = int(np.searchsorted(sums, self.kept * sums[-1])) + 1
         return replace(self, affine=Affine(mean, np.ones(dim, np.float32), axes[:dim].copy()))
 
-    def apply(self, vectors: Vectors) -> Vectors:
-        """axes (x - mean): (n, dim_out) float32."""
-        return learnt(self.affine, "PCA").apply(vectors)
-
-    def undo(self, vectors: Vectors) -> Vectors:
-        """The vectors as far as the axes describe them: (n, dim) float32."""
-        return learnt(self.affine, "PCA").undo(vectors)
-
-    def prepare(self, queries: Vectors) -> Queries:
-        """(m, dim) floats along the axes, and their products with the mean."""
-        return learnt(self.affine, "PCA").prepare(queries, "inverse")
-
     def dim_out(self, dim: int) -> int:
         """The number of axes kept; with `kept=` known after `fit`."""
         check_dim(dim, self.affine)
         if self.dim is None:
-            return len(learnt(self.affine, "PCA").scale)
+            return len(self._learnt().scale)
         if self.dim > dim:
             raise ValueError(f"dim must be at least {self.dim} for {self!r}, got {dim}")
         return self.dim

@@ -1,5 +1,6 @@
 """Rotation: a random rotation in O(dim log dim), by Hadamard rounds with random signs."""
 
+import functools
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -74,8 +75,7 @@ class Rotation:
     def _rotated(self, vectors: Vectors, backwards: bool) -> Vectors:
         dim = self.dim_out(vectors.shape[1])
         sizes = (dim,) if self.blocks is None else self.blocks
-        bits = np.random.PCG64(self.seed)
-        drawn = [_drawn(bits, size) for size in sizes]
+        drawn = _steps_of(self.seed, sizes)
         result = np.empty_like(vectors)
         for start in range(0, len(vectors), ROWS):
             rows = slice(start, start + ROWS)
@@ -97,6 +97,13 @@ class _Steps(NamedTuple):
     windows: list[slice]  # of each round: the numbers that its Hadamard matrix mixes
     factors: list[NDArray[np.float32]]  # of each round: signs of all numbers, over the root of the window's width
     order: NDArray[np.intp]  # before round SHUFFLED
+
+
+@functools.lru_cache(maxsize=16)
+def _steps_of(seed: int, sizes: tuple[int, ...]) -> list[_Steps]:
+    """The steps of each block. Drawing them takes as long as rotating a few vectors, and queries come one by one."""
+    bits = np.random.PCG64(seed)
+    return [_drawn(bits, size) for size in sizes]
 
 
 def _drawn(bits: np.random.PCG64, dim: int) -> _Steps:

@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 
 from qindex.io import register
 from qindex.transform import moments
-from qindex.transform.affine import Affine, QueryRule, check_dim, check_rule, learnt
-from qindex.types import Queries, Vectors, as_vectors
+from qindex.transform.affine import Affine, AffineTransform, QueryRule, check_rule
+from qindex.types import Vectors, as_vectors
 
 
 @register("Center")
 @dataclass(frozen=True, eq=False)
-class Center:
+class Center(AffineTransform):
     """Subtracts the mean of the vectors that `fit` saw.
 
     `queries="inverse"` (default) keeps the scores of the vectors as they were. `"same"` takes the mean from queries
@@ -26,36 +26,16 @@ class Center:
     def __post_init__(self) -> None:
         check_rule(self.queries)
 
-    @property
-    def fitted(self) -> bool:
-        return self.affine is not None
-
     def fit(self, vectors: Vectors) -> "Center":
         """A Center with the mean of (n, dim) floats."""
         vectors = as_vectors(vectors, nonempty=True)
         mean = moments.mean(vectors).astype(np.float32)
         return replace(self, affine=Affine(mean, np.ones_like(mean)))
 
-    def apply(self, vectors: Vectors) -> Vectors:
-        """x - mean: (n, dim) float32."""
-        return learnt(self.affine, "Center").apply(vectors)
-
-    def undo(self, vectors: Vectors) -> Vectors:
-        """y + mean: (n, dim) float32."""
-        return learnt(self.affine, "Center").undo(vectors)
-
-    def prepare(self, queries: Vectors) -> Queries:
-        """(m, dim) floats as they are and their products with the mean; by "same" less the mean."""
-        return learnt(self.affine, "Center").prepare(queries, self.queries)
-
-    def dim_out(self, dim: int) -> int:
-        """dim."""
-        return check_dim(dim, self.affine)
-
 
 @register("Standardize")
 @dataclass(frozen=True, eq=False)
-class Standardize:
+class Standardize(AffineTransform):
     """Gives each dimension the mean 0 and the standard deviation 1 over the vectors that `fit` saw.
 
     A dimension without variance, or with one too small for a normal float32 deviation, is only centred: constants are
@@ -71,32 +51,12 @@ class Standardize:
     def __post_init__(self) -> None:
         check_rule(self.queries)
 
-    @property
-    def fitted(self) -> bool:
-        return self.affine is not None
-
     def fit(self, vectors: Vectors) -> "Standardize":
         """A Standardize with the means and deviations of (n, dim) floats."""
         vectors = as_vectors(vectors, nonempty=True)
         mean = moments.mean(vectors)
         scale = positive(np.sqrt(moments.variance(vectors, mean)))
         return replace(self, affine=Affine(mean.astype(np.float32), scale))
-
-    def apply(self, vectors: Vectors) -> Vectors:
-        """(x - mean) / deviation: (n, dim) float32."""
-        return learnt(self.affine, "Standardize").apply(vectors)
-
-    def undo(self, vectors: Vectors) -> Vectors:
-        """y * deviation + mean: (n, dim) float32."""
-        return learnt(self.affine, "Standardize").undo(vectors)
-
-    def prepare(self, queries: Vectors) -> Queries:
-        """(m, dim) floats times the deviations and their products with the mean; by "same" what `apply` gives."""
-        return learnt(self.affine, "Standardize").prepare(queries, self.queries)
-
-    def dim_out(self, dim: int) -> int:
-        """dim."""
-        return check_dim(dim, self.affine)
 
 
 def positive(deviations: NDArray[np.float64]) -> NDArray[np.float32]:

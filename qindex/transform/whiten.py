@@ -5,15 +5,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from qindex.io import register
-from qindex.transform.affine import Affine, QueryRule, check_dim, check_rule, learnt
+from qindex.transform.affine import Affine, AffineTransform, QueryRule, check_rule
 from qindex.transform.pca import principal_axes
 from qindex.transform.scaling import positive
-from qindex.types import Queries, Vectors, as_vectors
+from qindex.types import Vectors, as_vectors
 
 
 @register("Whiten")
 @dataclass(frozen=True, eq=False)
-class Whiten:
+class Whiten(AffineTransform):
     """The coordinates along the principal axes, each divided by its standard deviation.
 
     `shrinkage` s in [0, 1] draws the variances v together, to `(1 - s) * v + s * mean(v)`, so that axes which hold
@@ -33,28 +33,8 @@ class Whiten:
             raise ValueError(f"shrinkage must be in [0, 1], got {self.shrinkage!r}")
         check_rule(self.queries)
 
-    @property
-    def fitted(self) -> bool:
-        return self.affine is not None
-
     def fit(self, vectors: Vectors) -> "Whiten":
         """A Whiten with the axes and deviations of (n, dim) floats."""
         mean, axes, variances = principal_axes(as_vectors(vectors, nonempty=True))
         shrunk = (1 - self.shrinkage) * variances + self.shrinkage * variances.mean()
         return replace(self, affine=Affine(mean, positive(np.sqrt(shrunk)), axes))
-
-    def apply(self, vectors: Vectors) -> Vectors:
-        """axes (x - mean) / deviation: (n, dim) float32."""
-        return learnt(self.affine, "Whiten").apply(vectors)
-
-    def undo(self, vectors: Vectors) -> Vectors:
-        """axes^T (deviation * y) + mean: (n, dim) float32."""
-        return learnt(self.affine, "Whiten").undo(vectors)
-
-    def prepare(self, queries: Vectors) -> Queries:
-        """(m, dim) floats along the axes times the deviations; by "same" what `apply` gives."""
-        return learnt(self.affine, "Whiten").prepare(queries, self.queries)
-
-    def dim_out(self, dim: int) -> int:
-        """dim."""
-        return check_dim(dim, self.affine)

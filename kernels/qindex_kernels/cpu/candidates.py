@@ -12,12 +12,10 @@ from qindex_kernels.cpu.addresses import read_rows
 from qindex_kernels.cpu.exact import exact_score
 from qindex_kernels.cpu.heap import is_worse, replace_smallest, replace_worst, sort_best_first
 from qindex_kernels.cpu.inner import read_inner
-from qindex_kernels.cpu.queries import read_queries
+from qindex_kernels.cpu.queries import SMALLEST_NORMAL, read_queries
 from qindex_kernels.cpu.record import INTEGER, REAL, Record, Room, reader
 from qindex_kernels.cpu.simd import peek_f32, peek_f64, peek_i8, peek_i64, poke_f32, poke_f64, poke_i64
 from qindex_kernels.cpu.sources import helper, kernel
-
-SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 
 
 class Search(Record):

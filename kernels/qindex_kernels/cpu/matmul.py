@@ -18,6 +18,7 @@ from qindex_kernels.cpu.inner import inner, read_inner
 from qindex_kernels.cpu.product import add_panels, group_for, read_group, tile_shape, unpack_group
 from qindex_kernels.cpu.queries import (
     contiguous,
+    copy_row,
     fill_panels,
     panels_for,
     prepare,
@@ -26,7 +27,7 @@ from qindex_kernels.cpu.queries import (
     read_queries,
 )
 from qindex_kernels.cpu.record import LINE, Room
-from qindex_kernels.cpu.simd import peek_f32, poke_f32
+from qindex_kernels.cpu.simd import peek_f32
 from qindex_kernels.cpu.sources import kernel
 from qindex_kernels.cpu.tile import float_tile
 from qindex_kernels.layout import Rows
@@ -59,8 +60,7 @@ def float_product(inner_at, rows_at, queries, stride, decoded, scales, sums, x, 
     """`queries` and `decoded` have room for m and four rows of `stride` bytes, `sums` for four rows of m."""
     inner, rows, m = read_inner(inner_at), read_rows(rows_at), len(x)
     for i in range(m):
-        for d in range(rows.dim):
-            poke_f32(queries + i * stride + 4 * d, x[i, d])
+        copy_row(np.intp(x[i].ctypes.data), queries + i * stride, rows.dim)
     for first in range(0, rows.n, 4):
         for j in range(4):
             decode_row(inner, rows, min(first + j, rows.n - 1), decoded + j * stride, scales)

@@ -71,6 +71,13 @@ def queries_for(rows: RowAddresses, m: int, step: int, per_block: bool = False) 
     return queries
 
 
+@inlined
+def copy_row(source, target, dim):
+    """Copy float32 numbers to where there is room for whole registers, and fill the last with zeros."""
+    for at in range(0, 4 * dim, 64):
+        store_f32(target + at, load_first(source + at, dim - at // 4))
+
+
 @kernel
 def prepare(queries_at, integers, x):
     """Take queries from an array (m, dim), which outlives them, and round them if kernels want integers."""
@@ -79,9 +86,7 @@ def prepare(queries_at, integers, x):
         queries.values = np.intp(x.ctypes.data)
     else:
         for i in range(queries.m):
-            row, source = queries.values + 4 * queries.width * i, np.intp(x[i].ctypes.data)
-            for d in range(0, queries.dim, 16):
-                store_f32(row + 4 * d, load_first(source + 4 * d, queries.dim - d))
+            copy_row(np.intp(x[i].ctypes.data), queries.values + 4 * queries.width * i, queries.dim)
     if integers:
         quantize(queries)
 
@@ -146,11 +151,8 @@ def pack_signs(queries, bits):
     for at in range(bits, bits + (queries.m + 1) * stride, 4):
         poke_i32(at, np.int32(0))
     for i in range(queries.m + 1):
-        values, codes, out = (
-            queries.values + 4 * queries.width * i,
-            queries.codes + queries.width * i,
-            bits + i * stride,
-        )
+        values, codes = queries.values + 4 * queries.width * i, queries.codes + queries.width * i
+        out = bits + i * stride
         for d in range(queries.dim):
             positive = True
             if i < queries.m:

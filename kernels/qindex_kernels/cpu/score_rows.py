@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from qindex_kernels.cpu.addresses import addressed, kind_of, read_rows
 from qindex_kernels.cpu.exact import decoded_stride, exact_score
 from qindex_kernels.cpu.inner import inner, read_inner
-from qindex_kernels.cpu.queries import contiguous
+from qindex_kernels.cpu.queries import contiguous, copy_row
 from qindex_kernels.cpu.record import Room
-from qindex_kernels.cpu.simd import poke_f32
 from qindex_kernels.cpu.sources import kernel
 from qindex_kernels.layout import Rows
 
@@ -20,8 +19,7 @@ from qindex_kernels.layout import Rows
 def score(inner_at, rows_at, query, scratch, values, offset, chosen, result):
     inner, rows = read_inner(inner_at), read_rows(rows_at)
     for i in range(len(values)):
-        for d in range(rows.dim):
-            poke_f32(query + 4 * d, values[i, d])
+        copy_row(np.intp(values[i].ctypes.data), query, rows.dim)
         for j in range(chosen.shape[1]):
             result[i, j] = exact_score(inner, query, offset[i], rows, chosen[i, j], scratch)
 

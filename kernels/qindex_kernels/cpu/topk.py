@@ -260,16 +260,15 @@ def topk(
     values, offset = contiguous(values), contiguous(offset)
     m, found = len(values), addressed(rows)
     scores, kept = np.empty((m, k), np.float32), np.empty((m, k), np.int64)
+    spare: list[_Scan] = []
     if m < BATCH_QUERIES and k <= KEPT_K:
         if len(found.spare) > KEPT_SCANS:
             found.spare.clear()
         spare = found.spare.setdefault((m, k), [])
-        # A list is safe between threads; two that search at once find two scans in it, or make them.
-        room = spare.pop() if spare else _Scan(rows, m, k)
-        room.run(values, offset, (address(ids), address(allow)), max_norm, scores, kept)
-        spare.append(room)
-    else:
-        _Scan(rows, m, k).run(values, offset, (address(ids), address(allow)), max_norm, scores, kept)
+    # A list is safe between threads; two that search at once find two scans in it, or make them.
+    room = spare.pop() if spare else _Scan(rows, m, k)
+    room.run(values, offset, (address(ids), address(allow)), max_norm, scores, kept)
+    spare.append(room)
     return kept, scores
 
 
