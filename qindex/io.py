@@ -43,7 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qindex.formats import FORMATS, Format
-from qindex.types import BlockValues, Codes
+from qindex.types import BlockValues, Codes, Part
 
 FORMAT_VERSION = 1
 ALIGNMENT = 64
@@ -389,4 +389,5 @@ def _decode(node: Any, path: str, arrays: dict[str, NDArray[Any]]) -> Any:
 
 
 register("BlockValues")(BlockValues)  # types.py lies below this module
+register("Part")(Part)
 register("Codes")(Codes)

@@ -31,7 +31,7 @@ from qindex.device import Activations, DeviceCodes, dtype, on_device
 from qindex.formats import FORMATS
 from qindex.threads import set_threads, split, threads
 from qindex.types import BlockValues, Codes, Matches, Queries, Vectors
-from qindex_kernels.layout import Level, Rows
+from qindex_kernels.layout import Level, Part, Rows
 
 if TYPE_CHECKING:
     import torch
@@ -191,6 +191,7 @@ def _as_rows(codes: Codes) -> Rows:
         levels=tuple(map(level, codes.blocks)),
         zero=None if codes.zero is None else level(codes.zero),
         tables=codes.tables,
+        more=tuple(Part(part.format.name, part.dim, part.data) for part in codes.more),
     )
 
 
@@ -205,6 +206,8 @@ def to_device(codes: Codes, device: "torch.device | str") -> DeviceCodes:
     Raises ValueError for a device that is no GPU of this machine and for a format without a GPU kernel; ImportError
     where torch or triton is not installed.
     """
+    if codes.more:
+        raise ValueError("codes must lie in one part for a GPU, got rows in several: take RaBitQ or LloydMax there")
     return on_device(codes, _rows(codes), device)
 
 
@@ -333,8 +336,9 @@ def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "fl
     sums come in any order, off by at most (dim + 4) * 2 ** -24 times the sum of the magnitudes. Nothing waits for the
     GPU, so the numbers of `x` are not checked: a row that is not finite gives a row that is not.
 
-    Raises ValueError for another shape, for numbers that are not finite, for `int8` with codes whose levels are no
-    small integers (floats of 8 bits and more, e3m2), and for `int8-block` with codes without blocks.
+    Raises ValueError for another shape, for numbers that are not finite, for codes in parts, for `int8` with codes
+    whose levels are no small integers (floats of 8 bits and more, e3m2), and for `int8-block` with codes without
+    blocks.
     """
     device.check_place(x, codes)
     if dtype(x) != "float32" or x.ndim != 2:
@@ -348,6 +352,8 @@ def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "fl
         raise ValueError('activations must be "int8" for codes without blocks, got "int8-block"')
     if isinstance(codes, DeviceCodes):
         return device.matmul(x, codes, activations)
+    if codes.more:
+        raise ValueError("codes must lie in one part for a matrix product, got rows in several: use kernels.scores")
     x = np.ascontiguousarray(_in_the_space_of(codes, x))
     if not np.isfinite(np.vdot(x, x)) and not np.isfinite(x).all():
         raise ValueError("x must be finite, but holds NaN or infinity")
@@ -396,7 +402,7 @@ def agree(queries: Queries, codes: Codes) -> bool:
     wanted = [*reference.topk(rows, values, queries.offset, ids, None, k, codes.max_norm)]
     function = _backend.function("topk", "topk", codes.format.name, float("inf"))
     found = [*function(rows, values, queries.offset, ids, None, k, codes.max_norm)]
-    if _has_integers(codes.format.name):
+    if _has_integers(codes.format.name) and not codes.more:
         wanted.append(reference.matmul_int8(rows, values, 0))
         found.append(_backend.function("matmul", "matmul_int8", codes.format.name, float("inf"))(rows, values, 0))
     return all(map(np.array_equal, found, wanted))

@@ -29,6 +29,9 @@ MAX_NORM = 1e18
 MAX_DIM = 65_536
 
 
+# Parts of a row, each of another format.
+MAX_PARTS = 16
+
 # Kernels decode 16 numbers at a time, under one scale.
 BLOCK_GRAIN = 16
 
@@ -82,6 +85,32 @@ class BlockValues:
             )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Further numbers of the rows of a `Codes`, in a format of their own: one of signs or integers of a grid."""
+
+    data: NDArray[np.uint8]  # (n, format.row_bytes(dim)), C-contiguous
+    format: Format
+    dim: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.format, Format) or self.format.kind not in ("sign", "integer", "half_integer"):
+            raise ValueError(f"format of a part must be of signs, integers or half-integers, got {self.format!r}")
+        if not isinstance(self.dim, int) or not 1 <= self.dim <= MAX_DIM:
+            raise ValueError(f"dim of a part must be an integer from 1 to {MAX_DIM}, got {self.dim!r}")
+        _check_data("data of a part", self.data, self.format, self.dim)
+
+
+def _check_data(name: str, data: NDArray[Any], format: Format, dim: int) -> None:
+    row_bytes = format.row_bytes(dim)
+    if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != row_bytes:
+        raise ValueError(
+            f"{name} must be uint8 (n, {row_bytes}) for {dim} numbers in {format.name}, got {data.dtype} {data.shape}"
+        )
+    if not data.flags.c_contiguous:
+        raise ValueError(f"{name} must be C-contiguous: pass np.ascontiguousarray(data)")
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Codes:
     """`n` rows of `dim` numbers in a low-bit format, with everything that scoring them needs.
@@ -91,11 +120,14 @@ class Codes:
 
     `scales` is a tree: one or two levels of blocks, the finest first, and at most one level of column scales at its
     end. The arrays are checked once, here: whoever holds a `Codes` may hand its addresses to a kernel.
+
+    A row may lie in parts of several formats: its first numbers in `data`, the others in `more`, part after part. Such
+    rows are of signs or integers throughout, and have at most one block, as long as the row.
     """
 
-    data: NDArray[np.uint8]  # (n, format.row_bytes(dim)), C-contiguous
-    format: Format
-    dim: int
+    data: NDArray[np.uint8]  # (n, format.row_bytes(dim)), C-contiguous; with `more`, of the first numbers only
+    format: Format  # of `data`
+    dim: int  # of a row, all parts together
     # Before column scales, no row is longer, nor are its scaled levels or its scaled zeros alone: bounds fast scans.
     max_norm: float
     scale: NDArray[np.float32] | None = None  # (n,); None stands for ones
@@ -103,6 +135,7 @@ class Codes:
     scales: tuple[BlockValues, ...] = ()
     zero: BlockValues | None = None  # in blocks as the finest level
     tables: NDArray[np.int8] | None = None  # codebook formats: (n, blocks or 1, 2 ** bits), or without n for all rows
+    more: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.format, Format):
@@ -111,14 +144,7 @@ class Codes:
             raise ValueError(f"format {self.format.name} holds scales, not the numbers of rows")
         if not isinstance(self.dim, int) or not 1 <= self.dim <= MAX_DIM:
             raise ValueError(f"dim must be an integer from 1 to {MAX_DIM}, got {self.dim!r}")
-        row_bytes = self.format.row_bytes(self.dim)
-        if self.data.dtype != np.uint8 or self.data.ndim != 2 or self.data.shape[1] != row_bytes:
-            raise ValueError(
-                f"data must be uint8 (n, {row_bytes}) for {self.dim} numbers in {self.format.name}, "
-                f"got {self.data.dtype} {self.data.shape}"
-            )
-        if not self.data.flags.c_contiguous:
-            raise ValueError("data must be C-contiguous: pass np.ascontiguousarray(data)")
+        self._check_parts()
         for name, rows in (("scale", self.scale), ("offset", self.offset)):
             if rows is not None and (
                 rows.dtype != np.float32 or rows.shape != (len(self.data),) or not rows.flags.c_contiguous
@@ -129,6 +155,22 @@ class Codes:
         if not isinstance(self.max_norm, float) or not 0 <= self.max_norm < float("inf"):
             raise ValueError(f"max_norm must be finite and not negative, got {self.max_norm!r}")
         self._check_blocks()
+
+    def _check_parts(self) -> None:
+        if not isinstance(self.more, tuple) or not all(isinstance(part, Part) for part in self.more):
+            raise TypeError(f"more must be a tuple of Part, got {self.more!r}")
+        first_dim = self.parts[0][2]
+        if first_dim < 1 or len(self.more) >= MAX_PARTS:
+            raise ValueError(
+                f"more must be up to {MAX_PARTS - 1} parts of less than dim={self.dim} numbers together, got "
+                f"{[part.dim for part in self.more]}"
+            )
+        _check_data("data", self.data, self.format, first_dim)
+        if self.more:
+            Part(self.data, self.format, first_dim)
+        for part in self.more:
+            if len(part.data) != len(self.data):
+                raise ValueError(f"data of a part must have {len(self.data)} rows, got {len(part.data)}")
 
     def _check_blocks(self) -> None:
         n = len(self.data)
@@ -151,6 +193,12 @@ class Codes:
                 wanted = self.block if self.blocks else f"a multiple of {BLOCK_GRAIN}"
                 raise ValueError(f"zero must have blocks of the finest scales' size, {wanted}, got {self.zero.size}")
             self.zero.check("zero", n, self.dim)
+        whole_rows = all(level.size >= self.dim and level.data.ndim == 2 for level in self.blocks)
+        if self.more and (self.zero is not None or len(sizes) > 1 or not whole_rows):
+            raise ValueError(
+                f"codes in parts must have at most one level of blocks, of all {self.dim} numbers of a row, with a "
+                f"scale for each row, and no zeros, got sizes {sizes}{'' if self.zero is None else ' and zeros'}"
+            )
         if (self.tables is not None) != (self.format.kind == "codebook"):
             raise ValueError(
                 f"tables must {'' if self.tables is None else 'not '}be given with {self.format.name} codes"
@@ -169,6 +217,19 @@ class Codes:
 
     def __len__(self) -> int:
         return len(self.data)
+
+    @property
+    def parts(self) -> tuple[tuple[NDArray[np.uint8], Format, int], ...]:
+        """Data, format and dim of each part of the rows, in order."""
+        first = self.data, self.format, self.dim - sum(part.dim for part in self.more)
+        return (first, *((part.data, part.format, part.dim) for part in self.more))
+
+    @property
+    def levels(self) -> NDArray[np.float32]:
+        """The numbers before all scales and zeros: (n, dim) float32. Codebook formats have theirs in `tables`."""
+        if not self.more:
+            return self.format.decode(self.data, self.dim)
+        return np.hstack([format.decode(data, dim) for data, format, dim in self.parts])
 
     @property
     def blocks(self) -> tuple[BlockValues, ...]:
@@ -195,7 +256,8 @@ class Codes:
         """Every array there may be, in a fixed order, with the number of its axes where each row has its own."""
         blockwise = [(2, level.data) for level in self.scales]
         zero = None if self.zero is None else self.zero.data
-        return [(2, self.data), (1, self.scale), (1, self.offset), *blockwise, (2, zero), (3, self.tables)]
+        more = [(2, part.data) for part in self.more]
+        return [(2, self.data), (1, self.scale), (1, self.offset), *blockwise, (2, zero), (3, self.tables), *more]
 
     @property
     def rowwise(self) -> list[NDArray[Any]]:
@@ -213,7 +275,9 @@ class Codes:
         def replaced(array: NDArray[Any] | None, axes: int) -> Any:
             return array if array is None or array.ndim < axes else next(new)
 
-        data, scale, offset, *blockwise, zero, tables = (replaced(array, axes) for axes, array in self._arrays())
+        n_levels = len(self.scales)
+        data, scale, offset, *others = (replaced(array, axes) for axes, array in self._arrays())
+        blockwise, (zero, tables, *more) = others[:n_levels], others[n_levels:]
         return dataclasses.replace(
             self,
             data=data,
@@ -225,6 +289,7 @@ class Codes:
             ),
             zero=None if self.zero is None else dataclasses.replace(self.zero, data=zero),
             tables=tables,
+            more=tuple(dataclasses.replace(part, data=new) for part, new in zip(self.more, more, strict=True)),
         )
 
     def __getitem__(self, rows: slice | NDArray[Any]) -> Codes:
@@ -257,7 +322,7 @@ class Codes:
             tree = [*codes.scales, *([] if codes.zero is None else [codes.zero])]
             kinds = [(level.format, level.size) for level in tree]
             axes = [None if array is None else (array.ndim, array.shape[1:]) for _, array in codes._arrays()]
-            return [codes.format, codes.dim, kinds, axes]
+            return [[(format, dim) for _, format, dim in codes.parts], kinds, axes]
 
         return described(self) == described(other) and all(map(np.array_equal, self._shared, other._shared))
 

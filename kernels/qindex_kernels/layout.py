@@ -4,6 +4,7 @@
     row[j]       = scale[j] * number[j], and bias[j] is added to its scores
 
 The block scale is the product of the levels of a scale tree, finest first. Each product and the sum round to float32.
+Rows may lie in parts of several formats, one behind the other.
 """
 
 from dataclasses import dataclass, replace
@@ -25,6 +26,14 @@ class Level(NamedTuple):
         return self.data[rows] if self.data.ndim == 2 else self.data[None]
 
 
+class Part(NamedTuple):
+    """Further numbers of each row, in a format of signs or integers."""
+
+    kind: str
+    dim: int
+    data: NDArray[np.uint8]  # (n, row_bytes)
+
+
 @dataclass(frozen=True, eq=False)
 class Rows:
     """`n` packed rows and everything that goes with them.
@@ -33,13 +42,19 @@ class Rows:
     """
 
     kind: str  # a number format, by name
-    dim: int
-    data: NDArray[np.uint8]  # (n, row_bytes)
+    dim: int  # of all parts
+    data: NDArray[np.uint8]  # (n, row_bytes); with `more`, of the first numbers only
     scale: NDArray[np.float32] | None = None  # (n,)
     bias: NDArray[np.float32] | None = None  # (n,)
     levels: tuple[Level, ...] = ()  # of the scale tree: one or two, the finest first
     zero: Level | None = None  # in blocks as the finest level
     tables: NDArray[np.int8] | None = None  # (n, blocks or 1, 2 ** bits), or without n where all rows share them
+    more: tuple[Part, ...] = ()  # with at most one block, as long as a row
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All parts of the rows, in order."""
+        return (Part(self.kind, self.dim - sum(part.dim for part in self.more), self.data), *self.more)
 
     @property
     def block(self) -> int:
@@ -61,4 +76,5 @@ class Rows:
             levels=tuple(level._replace(data=cut(level.data, 2)) for level in self.levels),
             zero=None if self.zero is None else self.zero._replace(data=cut(self.zero.data, 2)),
             tables=cut(self.tables, 3),
+            more=tuple(part._replace(data=part.data[rows]) for part in self.more),
         )

@@ -3,7 +3,7 @@
     score[i, j] = (offset[i] + bias[j]) + scale[j] * <values[i], number[j]>      in float64, rounded to float32 once
 
 The inner product sums float64 products in 32 lanes: lane `l` adds the dimensions `l`, `l + 32`, ... in order, then
-halves are added to halves. Layouts of codes: kernels/README.md.
+halves are added to halves. In rows of several parts, each part begins at lane 0. Layouts of codes: kernels/README.md.
 """
 
 from collections.abc import Callable
@@ -110,9 +110,9 @@ def block_scale(rows: Rows, chosen: slice | NDArray[np.int64]) -> NDArray[np.flo
 
 def levels(rows: Rows, chosen: slice | NDArray[np.int64]) -> NDArray[np.float64]:
     """The levels of chosen rows, before any scale: (n, dim)."""
-    data = rows.data[chosen]
     if rows.tables is None:
-        return decode(rows.kind, data, rows.dim)
+        return np.hstack([decode(part.kind, part.data[chosen], part.dim) for part in rows.parts])
+    data = rows.data[chosen]
     own = rows.tables.ndim == 3
     tables = rows.tables[chosen] if own else np.broadcast_to(rows.tables, (len(data), *rows.tables.shape))
     table = np.arange(rows.dim) // rows.block if tables.shape[1] > 1 else np.zeros(rows.dim, np.intp)
@@ -133,11 +133,14 @@ def numbers(rows: Rows, chosen: slice | NDArray[np.int64]) -> NDArray[np.float64
     return result.astype(np.float64)
 
 
-def _lane_sums(products: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum the last axis in the fixed order of this module."""
-    dim = products.shape[-1]
-    padded = np.zeros((*products.shape[:-1], -(-dim // LANES) * LANES))
-    padded[..., :dim] = products
+def _lane_sums(products: NDArray[np.float64], dims: list[int]) -> NDArray[np.float64]:
+    """Sum the last axis, in parts of so many dimensions, in the fixed order of this module."""
+    starts = np.cumsum([0, *(-(-dim // LANES) * LANES for dim in dims)])
+    padded = np.zeros((*products.shape[:-1], starts[-1]))
+    first = 0
+    for start, dim in zip(starts, dims, strict=False):
+        padded[..., start : start + dim] = products[..., first : first + dim]
+        first += dim
     steps = padded.reshape(*products.shape[:-1], -1, LANES)
     lanes = np.zeros((*products.shape[:-1], LANES))
     for step in range(steps.shape[-2]):
@@ -159,7 +162,7 @@ def score_rows(
     for i in range(len(values)):
         for start in range(0, chosen.shape[1], ROWS_AT_ONCE):
             part = chosen[i, start : start + ROWS_AT_ONCE]
-            dots = _lane_sums(numbers(rows, part) * values[i].astype(np.float64))
+            dots = _lane_sums(numbers(rows, part) * values[i].astype(np.float64), [one.dim for one in rows.parts])
             if rows.scale is not None:
                 dots = dots * rows.scale[part]
             base = offset[i] if rows.bias is None else offset[i] + rows.bias[part]

@@ -208,7 +208,7 @@ def _in_levels(values: Vectors, codes: Codes) -> NDArray[np.float32]:
 
 
 def _decoded(codes: Codes) -> Vectors:
-    values = codes.format.decode(codes.data, codes.dim) if codes.tables is None else _looked_up(codes)
+    values = codes.levels if codes.tables is None else _looked_up(codes)
     if codes.blocks:
         values *= _spread(_products(codes.blocks, codes.dim), codes.block, codes.dim)
     if codes.zero is not None:

@@ -70,7 +70,7 @@ class RaBitQ(AboutOrigin):
         nearly the same for all rows that were rotated at random.
         """
         self._check(codes)
-        lengths = coded_lengths(codes, lambda part: part.format.decode(part.data, part.dim))
+        lengths = coded_lengths(codes, lambda part: part.levels)
         each = np.sqrt(_missed(self.bits, codes.dim) / max(codes.dim - 1, 1)) * 2.0 ** -self._learnt().exponent
         half_width: NDArray[np.float32] = (deviations * each * lengths).astype(np.float32)
         return half_width

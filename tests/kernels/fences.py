@@ -41,4 +41,5 @@ def fenced_rows(rows: Rows, at_end: bool) -> Rows:
         levels=tuple(level(one) for one in rows.levels),
         zero=None if rows.zero is None else level(rows.zero),
         tables=None if rows.tables is None else fenced(rows.tables, at_end),
+        more=tuple(part._replace(data=fenced(part.data, at_end)) for part in rows.more),
     )

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from qindex import types
 from qindex.formats import FORMATS
 from qindex.types import BlockValues, Codes
 from qindex_kernels import reference
-from qindex_kernels.layout import Level, Rows
+from qindex_kernels.layout import Level, Part, Rows
 
 KINDS = [kind for kind, format in FORMATS.items() if format.kind != "exponent"]
 INTEGER_KINDS = [kind for kind in KINDS if FORMATS[kind].kind not in ("float", "small_float")] + ["e2m1", "e2m3"]
@@ -82,6 +83,31 @@ def made(
     )
 
 
+# Rows of several parts: kinds and dims, from what a spectrum suggests to what none would.
+PARTS = {
+    "falling": (("half4", 26), ("half3", 138), ("half2", 100), ("sign", 50)),
+    "fine": (("int6", 20), ("int5", 126), ("half4", 129), ("int3", 60), ("int2", 42), ("sign", 3)),
+    "stages": (("sign", 100), ("half3", 100)),
+    "tiny": (("int8", 1), ("int7", 1)),
+    "rising": (("sign", 7), ("int4", 65), ("int8", 64)),
+}
+
+
+def in_parts(
+    name: str, n: int, rng: np.random.Generator, scaled: bool = False, biased: bool = True, factor: bool = True
+) -> Rows:
+    """Rows of random codes in several parts, each of which comes twice."""
+    first, *others = (made(kind, n, dim, rng, "none", scaled, biased) for kind, dim in PARTS[name])
+    dim = sum(dim for _kind, dim in PARTS[name])
+    factors = np.tile(rng.standard_normal((n + 1) // 2), 2)[:n, None].astype(np.float16)
+    return replace(
+        first,
+        dim=dim,
+        levels=(Level("float16", -(-dim // 16) * 16, factors),) if factor else (),
+        more=tuple(Part(other.kind, other.dim, other.data) for other in others),
+    )
+
+
 def packed(kind: str, n: int, dim: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Rows of random codes that are numbers."""
     format = FORMATS[kind]
@@ -124,7 +150,8 @@ def coded(rows: Rows) -> Codes:
 
     zero = None if rows.zero is None else values(rows.zero)
     scales, norm = tuple(map(values, rows.levels)), largest_norm(rows)
-    return Codes(rows.data, FORMATS[rows.kind], rows.dim, norm, rows.scale, rows.bias, scales, zero, rows.tables)
+    more = tuple(types.Part(part.data, FORMATS[part.kind], part.dim) for part in rows.more)
+    return Codes(rows.data, FORMATS[rows.kind], rows.dim, norm, rows.scale, rows.bias, scales, zero, rows.tables, more)
 
 
 def assert_same_bits(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:

@@ -9,8 +9,23 @@ import pytest
 from numpy.typing import NDArray
 
 from qindex import io
-from qindex.formats import E2M1, E4M3, E8M0, FLOAT16, FLOAT32, INT4, INT8, NF4, TABLE2, TABLE4, Format
-from qindex.types import MAX_DIM, BlockValues, Codes
+from qindex.formats import (
+    E2M1,
+    E4M3,
+    E8M0,
+    FLOAT16,
+    FLOAT32,
+    HALF3,
+    INT4,
+    INT5,
+    INT8,
+    NF4,
+    SIGN,
+    TABLE2,
+    TABLE4,
+    Format,
+)
+from qindex.types import MAX_DIM, BlockValues, Codes, Part
 
 N, DIM = 6, 70  # five blocks of 16, the last cut short; three of 32; two of 48
 RNG = np.random.default_rng(0)
@@ -31,6 +46,10 @@ def blocks(*shape: int, size: int = 16, format: Format = FLOAT32) -> BlockValues
 
 def made(format: Format = INT4, **fields: Any) -> Codes:
     return Codes(RNG.integers(0, 256, (N, format.row_bytes(DIM)), np.uint8), format, DIM, 1e6, **fields)
+
+
+def part(format: Format, dim: int) -> Part:
+    return Part(RNG.integers(0, 256, (N, format.row_bytes(dim)), np.uint8), format, dim)
 
 
 def tables(*shape: int) -> NDArray[np.int8]:
@@ -57,6 +76,10 @@ KINDS = {
         TABLE4, scale=floats(N), offset=floats(N), tables=tables(N, 2, 16), zero=blocks(2, size=64),
         scales=(blocks(N, 2, size=64, format=E8M0), blocks(N, 1, size=128), blocks(DIM, size=1)),
     ),
+    "several parts": Codes(
+        part(HALF3, 20).data, HALF3, DIM, 1e6, scales=(blocks(N, 1, size=80, format=FLOAT16), blocks(DIM, size=1)),
+        offset=floats(N), more=(part(INT5, 40), part(SIGN, 10)),
+    ),
 }  # fmt: skip
 every_kind = pytest.mark.parametrize("codes", KINDS.values(), ids=KINDS)
 
@@ -68,7 +91,9 @@ def parts(codes: Codes) -> dict[str, Any]:
         tree["zero"] = codes.zero
     arrays = {name: level.data for name, level in tree.items()}
     arrays |= {name: getattr(codes, name) for name in ("data", "scale", "offset", "tables")}
-    return {**arrays, "other": (codes.format, codes.dim, [(level.format, level.size) for level in tree.values()])}
+    arrays |= {f"more[{i}]": one.data for i, one in enumerate(codes.more)}
+    kinds = [(format, dim) for _data, format, dim in codes.parts], [(one.format, one.size) for one in tree.values()]
+    return {**arrays, "other": (codes.dim, kinds)}
 
 
 def assert_equal(a: Codes, b: Codes) -> None:
@@ -322,3 +347,44 @@ def test_codes_refuse_parts_of_another_type(fields: dict[str, Any], message: str
     data = np.zeros((N, NF4.row_bytes(DIM)), np.uint8)
     with pytest.raises(TypeError, match=message):
         Codes(**{"data": data, "format": NF4, "dim": DIM, "max_norm": 1.0, **fields})
+
+
+# --- rows in parts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"more": (part(SIGN, 20),)}, r"data must be uint8 \(n, 25\) for 50 numbers"),
+        ({"more": (part(SIGN, DIM),)}, "parts of less than dim=70 numbers together"),
+        ({"more": tuple(part(SIGN, 1) for _ in range(16))}, "up to 15 parts"),
+        ({"more": [part(SIGN, 20)]}, "tuple of Part"),
+    ],
+)
+def test_parts_that_do_not_fit_the_row_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        made(INT4, **fields)
+
+
+def test_parts_go_with_one_block_and_with_grids_only() -> None:
+    first, more = part(HALF3, 50), (part(SIGN, 20),)
+    for fields, message in (
+        ({"scales": (blocks(N, 5),)}, "one level of blocks, of all 70"),
+        ({"scales": (blocks(1, size=80),)}, "one level of blocks, of all 70"),
+        ({"zero": blocks(N, 1, size=80)}, "no zeros"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Codes(first.data, HALF3, DIM, 1.0, more=more, **fields)
+    for format in (E4M3, NF4, TABLE4):
+        with pytest.raises(ValueError, match="signs, integers or half-integers"):
+            Codes(part(INT8, 50).data if format == E4M3 else part(INT4, 50).data, format, DIM, 1.0, more=more)
+        with pytest.raises(ValueError, match="signs, integers or half-integers"):
+            Part(more[0].data, format, 20)
+    with pytest.raises(ValueError, match=f"must have {N} rows"):
+        Codes(first.data, HALF3, DIM, 1.0, more=(Part(more[0].data[:3], SIGN, 20),))
+
+
+def test_levels_of_parts_come_one_behind_the_other() -> None:
+    codes = KINDS["several parts"]
+    wanted = [HALF3.decode(codes.data, 20), INT5.decode(codes.more[0].data, 40), SIGN.decode(codes.more[1].data, 10)]
+    np.testing.assert_array_equal(codes.levels, np.hstack(wanted))

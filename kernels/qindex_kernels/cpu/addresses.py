@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.inner import INTEGER_KINDS
+from qindex_kernels.cpu.inner import INTEGER_KINDS, Inner, equip, inner, of_kind
 from qindex_kernels.cpu.record import INTEGER, REAL, Record, reader
 from qindex_kernels.cpu.simd import first_lane, load_f32, peek_f32, poke_f32, scaled, splat_f32, store_f32
 from qindex_kernels.cpu.sources import helper, inlined
@@ -40,7 +40,7 @@ from qindex_kernels.cpu.unpack import (
     UNIT,
     scales16,
 )
-from qindex_kernels.layout import Rows
+from qindex_kernels.layout import Part, Rows
 
 SCALE_KINDS = {"float32": SCALE_FLOAT32, "float16": SCALE_FLOAT16, "e4m3": SCALE_E4M3, "e8m0": SCALE_E8M0}
 
@@ -98,19 +98,27 @@ _TABLES = {name: np.array(storage.table or [0], np.int8) for name, storage in FO
 class RowAddresses(Record):
     """Coded rows and what goes with them; an address of 0 stands for none.
 
+    Rows in several parts have a record for each. What goes with the rows is in the first.
+
     Reads of whole registers would leave arrays at their ends, so the rows from `tail_start` on are read from copies
     with room behind them. A tail address is where row 0 would lie if all rows lay where their copies do.
     """
 
     _fields_ = (
         ("n", INTEGER),
-        ("dim", INTEGER),
+        ("dim", INTEGER),  # of this part
         ("row_bytes", INTEGER),
         ("data", INTEGER),
         ("data_tail", INTEGER),
         ("tail_start", INTEGER),
         ("unit", REAL),  # decode16 times this gives levels
-        ("integer_unit", REAL),  # and integers times this
+        ("integer_unit", REAL),  # and integers times this; 1 where query_unit is another
+        ("query_unit", REAL),  # of several parts: what a query is multiplied with instead, before it is rounded
+        ("start", INTEGER),  # where the numbers of this part begin in a query: each part takes whole steps
+        ("width", INTEGER),  # of a query, in the first record; in others that of their part
+        ("extent", INTEGER),  # of a decoded row: dim, or up to the end of the last part
+        ("functions", INTEGER),  # the inner.Inner of a part behind the first
+        ("next", INTEGER),  # the part that follows
         ("scale", INTEGER),  # float32
         ("bias", INTEGER),  # float32
         ("table", INTEGER),
@@ -162,27 +170,21 @@ def addressed(rows: Rows) -> RowAddresses:
 
 
 def _addressed(rows: Rows) -> RowAddresses:
-    n, row_bytes = rows.data.shape
-    storage = FORMATS[rows.kind]
+    n = len(rows.data)
     block = rows.block or rows.dim
     table = _TABLES[rows.kind] if rows.tables is None else rows.tables
     entries, own_table, many_tables = table.shape[-1], table.ndim == 3, table.ndim > 1 and table.shape[-2] > 1
     levels = dict(zip(LEVELS, (*(*rows.levels, None, None)[:2], rows.zero), strict=True))
     over = {name: LEVEL_READ * level.data.itemsize for name, level in levels.items() if level is not None}
-    over_data = overread(kind_of(rows), rows.dim)
-    per_row = [(over_data, row_bytes)]
+    kinds = [kind_of(rows), *(FORMATS[part.kind].kind for part in rows.more)]
+    over_data = [overread(kind, part.dim) for kind, part in zip(kinds, rows.parts, strict=True)]
+    per_row = [(behind, part.data.shape[1]) for behind, part in zip(over_data, rows.parts, strict=True)]
     per_row += [(over[name], levels[name].data[0].nbytes) for name in over if levels[name].data.ndim == 2]
     tail_start = max(0, n - max(-(-behind // own) for behind, own in per_row))
-    copies = [_padded(rows.data[tail_start:], over_data), _places(kind_of(rows), rows.dim, block)]
+    copies = [_padded(part.data[tail_start:], behind) for part, behind in zip(rows.parts, over_data, strict=True)]
+    places = _places(kinds[0], rows.dim, block)
     found = RowAddresses(
-        n=n,
-        dim=rows.dim,
-        row_bytes=row_bytes,
-        data=address(rows.data),
-        data_tail=address(copies[0]) - tail_start * row_bytes,
-        tail_start=tail_start,
-        unit=storage.unit * UNIT.get(storage.kind, 1.0),
-        integer_unit=storage.unit * INTEGER_UNIT.get(storage.kind, 1.0),
+        **_where(rows.parts[0], kinds[0], copies[0], tail_start),
         scale=address(rows.scale),
         bias=address(rows.bias),
         table=address(table),
@@ -197,12 +199,18 @@ def _addressed(rows: Rows) -> RowAddresses:
         and not many_tables
         and rows.levels[0].data.ndim == 2
         and (len(rows.levels) == 1 or _common(rows) != 0),
-        places=address(copies[1]),
+        places=address(places),
         common=_common(rows),
         largest_bias=_largest(rows.bias, 0.0),
         largest_scale=_largest(rows.scale, 1.0),
         coarse_ratio=max(1, rows.levels[1].size // block) if len(rows.levels) > 1 else 1,
     )
+    found.parts = [found]
+    for part, kind, copy in zip(rows.more, kinds[1:], copies[1:], strict=True):
+        _append(found, RowAddresses(**_where(part, kind, copy, tail_start), table=address(_TABLES[part.kind])), kind)
+    if rows.more:  # integers of all parts add up once their units are in the query
+        for one in found.parts:
+            one.query_unit, one.integer_unit = one.integer_unit, 1.0
     for name in over:
         data = levels[name].data
         own = data.ndim == 2
@@ -214,8 +222,38 @@ def _addressed(rows: Rows) -> RowAddresses:
         setattr(found, f"{name}_bytes", data.itemsize)
         setattr(found, f"{name}_row", row)
     found.spare = {}  # what topk keeps from call to call
-    found.keep = (rows.data, rows.scale, rows.bias, table, *(level.data for level in rows.levels), copies)
+    keep = [part.data for part in rows.parts] + [level.data for level in rows.levels]
+    found.keep = (*keep, rows.scale, rows.bias, table, places, copies)
     return found
+
+
+def _where(part: Part, kind: int, tail: NDArray[np.uint8], tail_start: int) -> dict[str, Any]:
+    """What the record of a part says of it alone."""
+    n, row_bytes = part.data.shape
+    storage = FORMATS[part.kind]
+    return {
+        "n": n,
+        "dim": part.dim,
+        "row_bytes": row_bytes,
+        "data": address(part.data),
+        "data_tail": address(tail) - tail_start * row_bytes,
+        "tail_start": tail_start,
+        "unit": storage.unit * UNIT.get(kind, 1.0),
+        "integer_unit": storage.unit * INTEGER_UNIT.get(kind, 1.0),
+        "query_unit": 1.0,
+        "width": -(-part.dim // STEP[kind]) * STEP[kind],
+        "extent": part.dim,
+    }
+
+
+def _append(rows: RowAddresses, part: RowAddresses, kind: int) -> None:
+    """Let a part follow the last."""
+    part.inner = of_kind(kind)
+    part.functions, part.start = part.inner.address, rows.width
+    rows.extent = rows.width + part.dim
+    rows.width += part.width
+    rows.parts[-1].next = part.address
+    rows.parts.append(part)
 
 
 def _common(rows: Rows) -> float:
@@ -259,8 +297,15 @@ _SPLIT = {"int2": SPLIT2, "int4": SPLIT4}
 
 def kind_of(rows: Rows) -> int:
     """How a kernel reads these rows."""
-    split = _SPLIT.get(rows.kind)
+    split = None if rows.more else _SPLIT.get(rows.kind)
     return FORMATS[rows.kind].kind if split is None or rows.block % STEP[split] else split
+
+
+def functions_for(rows: Rows, *names: str) -> Inner:
+    """The functions for rows, and for their parts, by name."""
+    for part in addressed(rows).parts[1:]:
+        equip(part.inner, names)
+    return inner(kind_of(rows), *names)
 
 
 @inlined
@@ -310,7 +355,7 @@ def multiply_coarse(rows, row, scales):
 def group_scales(rows, row, scales, zeros):
     """The same for each 16 dimensions of a row."""
     block_scales(rows, row, scales, zeros)
-    per_block, groups = rows.block // 16, (rows.dim + 15) // 16
+    per_block, groups = rows.block // 16, (rows.extent + 15) // 16
     if per_block > 1:  # backwards, in place: a block's groups begin no earlier than its own number
         for b in range(rows.blocks - 1, -1, -1):
             block_scale, block_zero = peek_f32(scales + 4 * b), peek_f32(zeros + 4 * b)

@@ -82,13 +82,18 @@ def begin(search_at, queries_at, offset, scores, kept):
         values, codes = queries.values + 4 * queries.width * i, queries.codes + queries.width * i
         step = np.float64(peek_f32(queries.steps + 4 * queries.lanes * i)) if search.integers != 0 else 0.0
         largest, squares, missed, missed_squares = 0.0, 0.0, 0.0, 0.0
-        for d in range(queries.dim):
-            value = np.float64(peek_f32(values + 4 * d))
-            miss = abs(value - step * peek_i8(codes + d))
-            largest = max(largest, abs(value))
-            squares += value * value
-            missed += miss
-            missed_squares += miss * miss
+        part_at = queries.rows
+        while part_at != 0:
+            part = read_rows(part_at)
+            part_step = step / part.query_unit
+            for d in range(part.start, part.start + part.dim):
+                value = np.float64(peek_f32(values + 4 * d))
+                miss = abs(value - part_step * peek_i8(codes + d))
+                largest = max(largest, abs(value))
+                squares += value * value
+                missed += miss
+                missed_squares += miss * miss
+            part_at = part.next
         # What the int8 form misses: Cauchy-Schwarz; for rows of signs the sum of the misses, under a row scale that is
         # at most norm / sqrt(dim).
         margin = 0.0
@@ -100,8 +105,8 @@ def begin(search_at, queries_at, offset, scores, kept):
         # finish, each wrong by half a unit of 2 ** -23 of what the sums can reach; twice that. Levels and zeros are
         # summed apart. Last, the underflow of products, under the unit and the row scale.
         reach = 2 * np.sqrt(squares) * search.norm + abs(offset[i]) + search.bias
-        margin += (queries.dim / 16 + 24) * 2.0**-23 * reach
-        margin += queries.dim * SMALLEST_NORMAL * (1 + largest) * (1 + search.scale * 2.0**14)
+        margin += (queries.width / 16 + 24) * 2.0**-23 * reach
+        margin += queries.width * SMALLEST_NORMAL * (1 + largest) * (1 + search.scale * 2.0**14)
         poke_f64(search.margins + 8 * i, margin)
 
 

@@ -4,13 +4,13 @@
 
 Products of float32 numbers are exact in float64. The order of their sum is part of its definition, so that every target
 and the NumPy reference agree to the bit: 32 lanes, lane `l` adding the products of the dimensions `l`, `l + 32`, ... in
-order, then halves added to halves. Queries are padded with zeros to whole registers.
+order, then halves added to halves. Queries are padded with zeros to whole registers, part by part.
 """
 
 import numpy as np
 
-from qindex_kernels.cpu.addresses import group_scales, row_address
-from qindex_kernels.cpu.inner import call
+from qindex_kernels.cpu.addresses import group_scales, read_rows, row_address
+from qindex_kernels.cpu.inner import call, read_inner
 from qindex_kernels.cpu.simd import add_products_f64, load_f32, peek_f32, sum_f64, zero_f64
 from qindex_kernels.cpu.sources import helper
 
@@ -25,21 +25,37 @@ def decode_row(inner, rows, row, numbers, scales):
     """Write the numbers of a row to an address, and the scales and zeros of each 16 of them to another."""
     zeros, table = 0, 0
     if rows.has_blocks != 0:
-        zeros, table = scales + (rows.dim + 63) // 64 * 256, rows.table_block
+        zeros, table = scales + (rows.extent + 63) // 64 * 256, rows.table_block
         group_scales(rows, row, scales, zeros)
     else:
         scales = 0
     tables = rows.table + row * rows.table_row
     unit = np.float32(rows.unit)
     call(inner.decode, (row_address(rows, row), rows.dim, tables, table, rows.block, unit, scales, zeros, numbers))
+    if rows.next != 0:
+        decode_parts(rows, row, scales, zeros, numbers)
+
+
+@helper
+def decode_parts(rows, row, scales, zeros, numbers):
+    """Write the numbers of the parts behind the first."""
+    following = rows.next
+    while following != 0:
+        part = read_rows(following)
+        unit, out = np.float32(part.unit), numbers + 4 * part.start
+        call(
+            read_inner(part.functions).decode,
+            (row_address(part, row), part.dim, part.table, 0, rows.block, unit, scales, zeros, out),
+        )
+        following = part.next
 
 
 @helper
 def exact_score(inner, query, offset, rows, row, scratch):
     """The score that this module's docstring defines, of one row; `scratch` has room for three rows of numbers."""
-    decode_row(inner, rows, row, scratch, scratch + (rows.dim + 63) // 64 * 256)
+    decode_row(inner, rows, row, scratch, scratch + (rows.extent + 63) // 64 * 256)
     low, high = zero_f64(), zero_f64()
-    for at in range(0, 4 * rows.dim, 128):
+    for at in range(0, 4 * rows.extent, 128):
         low = add_products_f64(low, load_f32(scratch + at), load_f32(query + at))
         high = add_products_f64(high, load_f32(scratch + at + 64), load_f32(query + at + 64))
     dot = sum_f64(low, high)

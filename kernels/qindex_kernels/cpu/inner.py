@@ -14,6 +14,7 @@ int64 numbers. Each function is kept for good, since its address is all that a k
 int32 holds 255 * 127 * dim for any dim up to 65,536.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -79,6 +80,7 @@ class Inner(Record):
         ("block_sums", INTEGER),
         ("unpack", INTEGER),
         ("decode", INTEGER),
+        ("kind", INTEGER),
         ("integers", INTEGER),  # whether the fast pass is in integers
         ("bias", INTEGER),  # what the integers have too much
         ("step", INTEGER),  # dimensions in one integer step; queries lie in its order
@@ -91,10 +93,20 @@ read_inner = reader(Inner)
 @cache
 def inner(kind: int, *names: str) -> Inner:
     """The functions of a kind by name."""
-    found = Inner(integers=kind in INTEGER_KINDS, bias=BIAS.get(kind, 0), step=STEP[kind])
-    for name in names:
-        setattr(found, name, _FUNCTIONS[name](kind).address)
+    found = of_kind(kind)
+    equip(found, names)
     return found
+
+
+def of_kind(kind: int) -> Inner:
+    """What is known of a kind, without any functions."""
+    return Inner(integers=kind in INTEGER_KINDS, bias=BIAS.get(kind, 0), step=STEP[kind], kind=kind)
+
+
+def equip(found: Inner, names: Iterable[str]) -> None:
+    """Add functions by name."""
+    for name in names:
+        setattr(found, name, _FUNCTIONS[name](found.kind).address)
 
 
 def _inner(n_arguments: int) -> Any:

@@ -107,6 +107,6 @@ def matmul_int8(rows: Rows, x: NDArray[np.float32], x_block: int) -> NDArray[np.
     else:
         panels = panels_for(queries)
         group = group_for(found, queries, panels.n, panels.n)
-        fill_panels(panels.address, queries.address, functions.bias, False)
+        fill_panels(panels.address, queries.address, functions.address, False)
         integer_product(*known, panels.address, group.address, out)
     return out

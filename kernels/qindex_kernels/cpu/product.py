@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from qindex_kernels.cpu.addresses import RowAddresses, block_scales, row_address
+from qindex_kernels.cpu.addresses import RowAddresses, block_scales, read_rows, row_address
 from qindex_kernels.cpu.exact import decode_row
-from qindex_kernels.cpu.inner import call
+from qindex_kernels.cpu.inner import call, read_inner
 from qindex_kernels.cpu.queries import Queries
 from qindex_kernels.cpu.record import INTEGER, LINE, REAL, Record, Room, reader
 from qindex_kernels.cpu.simd import load_f32, peek_f32, poke_f32, scaled, store_f32, store_i32, sum_f32, times, zero_i32
@@ -71,6 +71,8 @@ def unpack_group(inner, rows, first, group, row_scales):
         row = min(first + j, rows.n - 1)
         table, out = rows.table + row * rows.table_row, group.unpacked + j * group.stride
         call(inner.unpack, (row_address(rows, row), rows.dim, table, rows.table_block, rows.block, out))
+        if rows.next != 0:
+            unpack_parts(rows, row, out)
         scales, zeros = group.scales + j * group.scale_stride, group.zeros + j * group.scale_stride
         block_scales(rows, row, scales, zeros)
         own = np.float32(1)
@@ -79,6 +81,17 @@ def unpack_group(inner, rows, first, group, row_scales):
         for at in range(0, group.scale_stride, 64):
             store_f32(scales + at, scaled(scaled(load_f32(scales + at), unit), own))
             store_f32(zeros + at, scaled(load_f32(zeros + at), own))
+
+
+@helper
+def unpack_parts(rows, row, out):
+    """The parts of a row behind the first."""
+    following = rows.next
+    while following != 0:
+        part = read_rows(following)
+        function, target = read_inner(part.functions).unpack, out + part.start
+        call(function, (row_address(part, row), part.dim, part.table, 0, part.dim, target))
+        following = part.next
 
 
 @inlined

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.addresses import RowAddresses
+from qindex_kernels.cpu.addresses import RowAddresses, read_rows
+from qindex_kernels.cpu.inner import read_inner
 from qindex_kernels.cpu.record import INTEGER, LINE, Record, Room, reader
 from qindex_kernels.cpu.simd import (
     deal,
@@ -22,6 +23,7 @@ from qindex_kernels.cpu.simd import (
     poke_f32,
     poke_i8,
     poke_i32,
+    scaled,
     store_f32,
     store_quotients,
     sum_of_lanes,
@@ -39,8 +41,9 @@ class Queries(Record):
 
     _fields_ = (
         ("m", INTEGER),
+        ("rows", INTEGER),  # the RowAddresses
         ("dim", INTEGER),
-        ("width", INTEGER),  # dim in whole steps of the kind: numbers in a row of values and of codes
+        ("width", INTEGER),  # dim in whole steps of the kind, part by part: numbers in a row of values and of codes
         ("step_length", INTEGER),  # of the kind: dimensions
         ("block", INTEGER),
         ("blocks", INTEGER),
@@ -50,7 +53,8 @@ class Queries(Record):
         ("values", INTEGER),  # float32 (m, width), zeros behind dim
         ("codes", INTEGER),  # int8 (m, width), in the order of the kind; m in whole panels
         ("steps", INTEGER),  # float32 (m, lanes)
-        ("totals", INTEGER),  # int32 (m, lanes): the sum of the codes of each block; the last takes what is left
+        # int32 (m, lanes): the sum of the codes of each block, of which the last takes what is left; or of each part
+        ("totals", INTEGER),
     )
 
 
@@ -59,13 +63,13 @@ read_queries = reader(Queries)
 
 def queries_for(rows: RowAddresses, m: int, step: int, per_block: bool = False) -> Queries:
     """Room for the queries of a kind that is read `step` dimensions at a time."""
-    width, lanes = -(-rows.dim // step) * step, -(-rows.blocks // 16) * 16
+    width, lanes = rows.width, -(-rows.blocks // 16) * 16
     padded = width != rows.dim
     room = Room(-(-m // 16) * 16 * width, 4 * m * lanes, 4 * m * lanes, 4 * m * width * padded)
     codes, steps, totals, values = room.pieces
     queries = Queries(
-        m=m, dim=rows.dim, width=width, step_length=step, block=rows.block, blocks=rows.blocks, lanes=lanes,
-        per_block=per_block, padded=padded, values=values, codes=codes, steps=steps, totals=totals,
+        m=m, rows=rows.address, dim=rows.dim, width=width, step_length=step, block=rows.block, blocks=rows.blocks,
+        lanes=lanes, per_block=per_block, padded=padded, values=values, codes=codes, steps=steps, totals=totals,
     )  # fmt: skip
     queries.room = room
     return queries
@@ -82,13 +86,69 @@ def copy_row(source, target, dim):
 def prepare(queries_at, integers, x):
     """Take queries from an array (m, dim), which outlives them, and round them if kernels want integers."""
     queries = read_queries(queries_at)
+    rows = read_rows(queries.rows)
     if queries.padded == 0:
         queries.values = np.intp(x.ctypes.data)
     else:
         for i in range(queries.m):
-            copy_row(np.intp(x[i].ctypes.data), queries.values + 4 * queries.width * i, queries.dim)
-    if integers:
+            copy_query(rows, np.intp(x[i].ctypes.data), queries.values + 4 * queries.width * i)
+    if rows.next != 0:
+        quantize_parts(queries)
+    elif integers:
         quantize(queries)
+
+
+@helper
+def copy_query(rows, source, target):
+    """Copy a query part by part."""
+    copy_row(source, target, rows.dim)
+    done, following = rows.dim, rows.next
+    while following != 0:
+        part = read_rows(following)
+        copy_row(source + 4 * done, target + 4 * part.start, part.dim)
+        done += part.dim
+        following = part.next
+
+
+@helper
+def quantize_parts(queries):
+    """Round queries for rows in parts: numbers times the unit of their part, with one step for all."""
+    for i in range(queries.m):
+        values, codes = queries.values + 4 * queries.width * i, queries.codes + queries.width * i
+        largest, following = zero_f32(), queries.rows
+        while following != 0:
+            part = read_rows(following)
+            for d in range(part.start, part.start + part.dim, 16):
+                largest = larger_size(largest, scaled(load_f32(values + 4 * d), np.float32(part.query_unit)))
+            following = part.next
+        step = largest_lane(largest) / np.float32(127)
+        if step < SMALLEST_NORMAL:
+            step = np.float32(1)
+        poke_f32(queries.steps + 4 * queries.lanes * i, step)
+        total, following = queries.totals + 4 * queries.lanes * i, queries.rows
+        while following != 0:
+            part = read_rows(following)
+            sums = zero_i32()
+            for d in range(part.start, part.start + part.dim, 16):
+                store_quotients(codes + d, scaled(load_f32(values + 4 * d), np.float32(part.query_unit)), step)
+            for d in range(part.start, part.start + part.dim, 64):
+                sums = dot_u8i8(sums, ones_u8(), load_bytes(codes + d))
+            poke_i32(total, sum_of_lanes(sums))
+            total += 4
+            following = part.next
+
+
+@helper
+def shift_of(inner, rows, queries, i, b):
+    """What BIAS adds too much to the integer sums of query i over block b, or over all parts; negative."""
+    totals = queries.totals + 4 * queries.lanes * i
+    shift, following = np.int32(-inner.bias) * peek_i32(totals + 4 * b), rows.next
+    while following != 0:
+        part = read_rows(following)
+        totals += 4
+        shift -= np.int32(read_inner(part.functions).bias) * peek_i32(totals)
+        following = part.next
+    return shift
 
 
 @helper
@@ -195,9 +255,10 @@ def panels_for(queries: Queries, number_bytes: int = 1) -> Panels:
 
 
 @kernel
-def fill_panels(panels_at, queries_at, bias, all_steps):
+def fill_panels(panels_at, queries_at, inner_at, all_steps):
     """Lay out the codes of all queries. Without `all_steps`, only those of blocks: others are multiplied with later."""
     panels, queries = read_panels(panels_at), read_queries(queries_at)
+    inner, rows = read_inner(inner_at), read_rows(queries.rows)
     order(queries)
     lanes = 16 * panels.n
     for p in range((queries.m + 15) // 16):
@@ -207,9 +268,8 @@ def fill_panels(panels_at, queries_at, bias, all_steps):
     for i in range(queries.m):
         for b in range(queries.blocks):
             at, own = 4 * (lanes * b + i), 4 * queries.lanes * i
-            total = peek_i32(queries.totals + own + 4 * b)
-            poke_i32(panels.starts + at, -bias * total)
-            poke_f32(panels.totals + at, np.float32(total))
+            poke_i32(panels.starts + at, shift_of(inner, rows, queries, i, b))
+            poke_f32(panels.totals + at, np.float32(peek_i32(queries.totals + own + 4 * b)))
             step = np.float32(1)
             if queries.per_block != 0:
                 step = peek_f32(queries.steps + own + 4 * b)

@@ -16,6 +16,7 @@ from qindex_kernels.cpu.addresses import (
     addressed,
     block_scales,
     fine_address,
+    functions_for,
     kind_of,
     read_rows,
     row_address,
@@ -23,7 +24,7 @@ from qindex_kernels.cpu.addresses import (
 )
 from qindex_kernels.cpu.candidates import begin, finish, offer, read_search, search_for
 from qindex_kernels.cpu.exact import decoded_stride
-from qindex_kernels.cpu.inner import INTEGER_KINDS, BlockRows, call, inner, read_block_rows, read_inner
+from qindex_kernels.cpu.inner import INTEGER_KINDS, BlockRows, call, read_block_rows, read_inner
 from qindex_kernels.cpu.product import (
     add_float_panels,
     add_panels,
@@ -46,6 +47,7 @@ from qindex_kernels.cpu.queries import (
     queries_for,
     read_panels,
     read_queries,
+    shift_of,
 )
 from qindex_kernels.cpu.record import Room
 from qindex_kernels.cpu.simd import (
@@ -67,6 +69,7 @@ from qindex_kernels.cpu.simd import (
     scaled,
     splat_i32,
     store_f32,
+    store_i32,
     sum_f32,
     times,
 )
@@ -113,14 +116,30 @@ def scan(inner_at, rows_at, queries_at, search_at, blocks_at, room, block):
                     function = inner.dots if inner.integers != 0 else inner.float_dots
                     tables, at = rows.table + first * rows.table_row, row_address(rows, first)
                     call(function, (query, at, rows.row_bytes, rows.dim, n, tables, rows.table_row, room))
+                    if rows.next != 0:
+                        add_parts(rows, query, first, n, room, room + 4 * (block + 16))
                 complete(inner, rows, queries, by_bits, i, first, n, room)
                 look(inner, rows, queries, search, i, first, n, room)
+
+
+@helper
+def add_parts(rows, query, first, n, raw, scratch):
+    """Add the integer sums of the parts behind the first."""
+    following = rows.next
+    while following != 0:
+        part = read_rows(following)
+        function, at = read_inner(part.functions).dots, row_address(part, first)
+        call(function, (query + part.start, at, part.row_bytes, part.dim, n, part.table, 0, scratch))
+        for j in range(0, 4 * n, 64):
+            store_i32(raw + j, add_i32(load_i32(raw + j), load_i32(scratch + j)))
+        following = part.next
 
 
 def scan_room(rows: RowAddresses, m: int, width: int, lanes: int, block: int) -> int:
     """Bytes of scratch: dot products of a block, starts and sums of queries, and float32 scales of a block."""
     scales = 2 * 4 * block * lanes if rows.coarse else 0
-    return 4 * (block + 16) + 4 * m * width + 4 * m * lanes + scales
+    parts = 4 * (block + 16) if rows.next else 0
+    return 4 * (block + 16) + 4 * m * width + 4 * m * lanes + scales + parts
 
 
 @helper
@@ -171,7 +190,7 @@ def complete(inner, rows, queries, by_bits, i, first, n, raw):
     factor, shift = np.float32(rows.unit), np.int32(0)
     if inner.integers != 0:
         factor = np.float32(rows.integer_unit) * peek_f32(queries.steps + 4 * queries.lanes * i)
-        shift = np.int32(-inner.bias) * peek_i32(queries.totals + 4 * queries.lanes * i)
+        shift = shift_of(inner, rows, queries, i, 0)
     if by_bits:  # <signs, signs> = dim - 2 * differing bits
         factor, shift = np.float32(-127) * factor, np.int32(-queries.dim)
     if rows.common != 0:
@@ -283,17 +302,17 @@ class _Scan:
         found, kind = addressed(rows), kind_of(rows)
         self.integers, self.many = kind in INTEGER_KINDS, m >= BATCH_QUERIES
         by_blocks = found.has_blocks and not found.one_block
-        signs = rows.kind == "sign" and not by_blocks
+        signs = rows.kind == "sign" and not by_blocks and not rows.more
         dots = f"{'' if self.integers else 'float_'}{'block_' if by_blocks else ''}dots"
         names = ("unpack",) * self.integers if self.many else (*("hamming",) * signs, dots)
-        self.functions = inner(kind, *names, "decode")
+        self.functions = functions_for(rows, *names, "decode")
         # A row scale times the smallest level is at most the norm of a row, unless block scales or float32 make that
         # tiny: then the largest scale is known.
         self.scale_of_norm = 0.0 if rows.block or rows.kind == "float32" else 2.0**36
         self.largest_scale = found.largest_scale
         self.queries = queries_for(found, m, self.functions.step)
         self.search = search_for(
-            m, k, found.n, decoded_stride(rows.dim), bias=found.largest_bias, signs=signs,
+            m, k, found.n, decoded_stride(found.extent), bias=found.largest_bias, signs=signs,
             integers=self.integers,
         )  # fmt: skip
         self.known = self.functions.address, found.address, self.queries.address, self.search.address
@@ -302,7 +321,7 @@ class _Scan:
             self.panels = panels_for(self.queries, number_bytes)
             self.group = group_for(found, self.queries, self.panels.n, 4, number_bytes)
         else:
-            self.block = max(16, BLOCK_BYTES // found.row_bytes // 16 * 16)
+            self.block = max(16, BLOCK_BYTES // sum(part.row_bytes for part in found.parts) // 16 * 16)
             self.blocks = block_rows(found, self.queries)
             self.room = Room(scan_room(found, m, self.queries.width, self.queries.lanes, self.block))
 
@@ -325,7 +344,7 @@ class _Scan:
             scan(*self.known, self.blocks.address, self.room.pieces[0], self.block)
         else:
             if self.integers:
-                fill_panels(self.panels.address, queries.address, self.functions.bias, True)
+                fill_panels(self.panels.address, queries.address, self.functions.address, True)
             else:
                 fill_float_panels(self.panels.address, queries.address)
             scan_batch(*self.known, self.panels.address, self.group.address)
