@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "DeviceCodes", "agree", "best", "machine", "matmul", "path", "score_rows", "scores", "set_threads", "to_device",
-    "topk", "warmup",
+    "DeviceCodes", "agree", "best", "machine", "matmul", "path", "rescore", "score_rows", "scores", "set_threads",
+    "to_device", "topk", "warmup",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -143,13 +143,21 @@ def _call_on_few_rows(function: Callable[..., Any], name: str, kind: str, block:
                 function(rows, x, offset, first[0], None, 1, 1.0)
             case "score_rows":
                 function(rows, x[:1], offset[:1], first)
+            case "rescore":
+                function(rows, x[:1], offset[:1], first, x[:1], offset[:1], first[0], 1)
             case "matmul":
                 function(rows, x)
             case "matmul_int8":
                 function(rows, x, 0)
 
 
-_MODULES = {"topk": "topk", "score_rows": "score_rows", "matmul": "matmul", "matmul_int8": "matmul"}
+_MODULES = {
+    "topk": "topk",
+    "score_rows": "score_rows",
+    "rescore": "score_rows",
+    "matmul": "matmul",
+    "matmul_int8": "matmul",
+}
 
 
 def warmup(progress: bool | None = None) -> None:
@@ -288,24 +296,54 @@ def best(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int, ids: NDAr
     return Matches(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
 
 
+def rescore(
+    queries: Queries,
+    codes: Codes | DeviceCodes,
+    rows: NDArray[np.int64],
+    k: int,
+    *,
+    ids: NDArray[np.int64],
+    estimates: NDArray[np.float32] | None = None,
+    slack: NDArray[np.float64] | None = None,
+) -> tuple[Matches, NDArray[np.int64]]:
+    """The k best of chosen rows (m, r) by exact score, as `topk` gives them, and how many rows were scored: (m,).
+
+    With `estimates` (m, r) of the scores, in falling order, and a `slack` (m,) that no estimate is below its score by,
+    rows are scored only as long as they could still be among the k best.
+    """
+    chosen = _checked(queries, codes, rows)
+    if isinstance(codes, DeviceCodes):
+        raise ValueError("codes must be on the CPU to be rescored, got codes on a GPU: use score_rows and best")
+    if slack is None or estimates is None:
+        estimates, slack = np.zeros(chosen.shape, np.float32), np.full(len(chosen), np.inf)
+    function = _backend.function("score_rows", "rescore", codes.format.name, rows.size * codes.data.shape[1])
+    values = _in_the_space_of(codes, queries.values)
+    *found, counts = function(_rows(codes), values, queries.offset, chosen, estimates, slack, ids, k)
+    return Matches(*found), counts
+
+
 def score_rows(queries: Queries, codes: Codes | DeviceCodes, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """Exact scores of chosen rows, (m, r) row numbers -> (m, r); row -1 scores -inf."""
-    _check_dim(queries.values, codes)
-    if rows.ndim != 2 or len(rows) != len(queries) or rows.dtype.kind not in "iu":
-        raise ValueError(f"rows must be integers ({len(queries)}, r), got {rows.dtype} {rows.shape}")
-    if rows.size == 0:
-        return np.empty(rows.shape, np.float32)
-    if rows.min() < -1 or rows.max() >= len(codes):
-        raise ValueError(f"rows must lie in [-1, {len(codes)}), got {rows.min()} to {rows.max()}")
-    present = rows >= 0
+    chosen = _checked(queries, codes, rows)
+    present = chosen >= 0
     if not present.any():
         return np.full(rows.shape, -np.inf, np.float32)
-    chosen = np.ascontiguousarray(np.where(present, rows, 0), np.int64)
+    chosen[~present] = 0
     if isinstance(codes, DeviceCodes):
         return np.where(present, device.score_rows(queries, codes, chosen), np.float32(-np.inf))
     function = _backend.function("score_rows", "score_rows", codes.format.name, rows.size * codes.data.shape[1])
     found = function(_rows(codes), _in_the_space_of(codes, queries.values), queries.offset, chosen)
     return np.where(present, found, np.float32(-np.inf))
+
+
+def _checked(queries: Queries, codes: Codes | DeviceCodes, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A copy of row numbers (m, r), each of them -1 or a row of the codes."""
+    _check_dim(queries.values, codes)
+    if rows.ndim != 2 or len(rows) != len(queries) or rows.dtype.kind not in "iu":
+        raise ValueError(f"rows must be integers ({len(queries)}, r), got {rows.dtype} {rows.shape}")
+    if rows.size and (rows.min() < -1 or rows.max() >= len(codes)):
+        raise ValueError(f"rows must lie in [-1, {len(codes)}), got {rows.min()} to {rows.max()}")
+    return np.array(rows, np.int64, order="C")
 
 
 def scores(queries: Queries, codes: Codes | DeviceCodes) -> NDArray[np.float32]:

@@ -196,6 +196,37 @@ def topk(
     return best_rows, scores
 
 
+def rescore(
+    rows: Rows,
+    values: NDArray[np.float32],
+    offset: NDArray[np.float64],
+    chosen: NDArray[np.int64],
+    estimates: NDArray[np.float32],
+    slack: NDArray[np.float64],
+    ids: NDArray[np.int64],
+    k: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """The k best of chosen rows (m, r) for each query, as `topk` gives them, and how many of them were scored: (m,).
+
+    Rows are looked at in order, -1 is passed over. At the first row whose estimate (m, r) plus the slack (m,) of the
+    query is below the k-th best score so far, a query is done: with estimates in falling order, and none below its
+    score by more than the slack, all others are below, too.
+    """
+    m = len(values)
+    best, scores = np.full((m, k), -1, np.int64), np.full((m, k), -np.inf, np.float32)
+    counts = np.zeros(m, np.int64)
+    for i in range(m):
+        looked_at = chosen[i] >= 0
+        some, bounds = chosen[i, looked_at], estimates[i, looked_at] + slack[i]
+        found = score_rows(rows, values[i : i + 1], offset[i : i + 1], some[None])[0]
+        n = min(k, len(some))
+        while n < len(some) and k and not bounds[n] < np.partition(found[:n], n - k)[n - k]:
+            n += 1
+        order = np.lexsort((ids[some[:n]], -found[:n]))[:k]
+        best[i, : len(order)], scores[i, : len(order)], counts[i] = some[order], found[order], n
+    return best, scores, counts
+
+
 def matmul(rows: Rows, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """x (m, dim) times the decoded rows, plus their bias: (m, n), each sum in float64 and rounded to float32."""
     decoded = numbers(rows, slice(None))

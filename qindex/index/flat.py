@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,45 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 from qindex import io, kernels
 from qindex.index.allow import Allow, allow_masks
 from qindex.index.growable import Growable, GrowableCodes
-from qindex.quantize import Chain, Int8
-from qindex.types import Codes, Matches, Quantizer, Queries, Vectors, as_vectors, row_norms
-
-Metric = Literal["ip", "cosine", "l2"]
+from qindex.index.metric import Coder, Metric, check_metric, decoded_dim, normalised, unbiased
+from qindex.index.rescore import FineCoder, Search, Work
+from qindex.quantize import Int8, RaBitQ
+from qindex.types import Codes, Matches, Quantizer, Vectors, as_vectors
 
 DEFAULT_OVERSAMPLE = 4
 MAX_ID = int(np.iinfo(np.int64).max)
-
-
-@dataclass(frozen=True)
-class _Coder:
-    """One fitted quantizer under one metric: what rows and queries become before they meet.
-
-    "cosine" normalises both sides (a vector of zeros stays zero). "l2" turns the negative squared distance into an
-    inner product: -|q - v|^2 = (-|q|^2) + (-|v|^2) + <2q, v>, with v as decoded.
-    """
-
-    quantizer: Quantizer
-    metric: Metric
-
-    def encode(self, vectors: Vectors) -> Codes:
-        return self.with_lengths(self.quantizer.quantize(normalised(vectors) if self.metric == "cosine" else vectors))
-
-    def with_lengths(self, codes: Codes) -> Codes:
-        if self.metric != "l2":
-            return codes
-        offset = np.empty(len(codes), np.float32)
-        for start in range(0, len(codes), 4096):
-            block = slice(start, start + 4096)
-            offset[block] = -(row_norms(self.quantizer.dequantize(codes[block])) ** 2)
-        return dataclasses.replace(codes, offset=offset)
-
-    def prepare(self, queries: Vectors) -> Queries:
-        if self.metric == "cosine":
-            return self.quantizer.prepare(normalised(queries))
-        prepared = self.quantizer.prepare(queries)
-        if self.metric == "ip":
-            return prepared
-        return Queries(2 * prepared.values, 2 * prepared.offset - row_norms(queries) ** 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +38,6 @@ class FlatState:
     rescore_codes: Codes | None
 
     def __post_init__(self) -> None:
-        if self.metric not in get_args(Metric):
-            raise ValueError(f'metric must be "ip", "cosine" or "l2", got {self.metric!r}')
         if (self.rescore is None) != (self.rescore_codes is None):
             raise ValueError("rescore and rescore_codes go together")
         for quantizer, codes in ((self.quantizer, self.codes), (self.rescore, self.rescore_codes)):
@@ -79,8 +45,8 @@ class FlatState:
                 continue
             if not isinstance(quantizer, Quantizer) or not quantizer.fitted or not isinstance(codes, Codes):
                 raise ValueError("an index holds fitted quantizers and their codes")
-            _check_metric(quantizer, self.metric)
-            dim = _decoded_dim(quantizer, codes)
+            check_metric(quantizer, self.metric)
+            dim = decoded_dim(quantizer, codes) if codes is self.codes else self.fine.dim(codes)
             if len(codes) != len(self.ids) or dim != self.dim:
                 raise ValueError(
                     f"{len(self.ids)} ids need as many codes of vectors of dim {self.dim}, got {len(codes)} of {dim}"
@@ -97,7 +63,19 @@ class FlatState:
     @cached_property
     def dim(self) -> int:
         """Of the vectors that were coded; the codes of a Chain may have another."""
-        return _decoded_dim(self.quantizer, self.codes)
+        return decoded_dim(self.quantizer, self.codes)
+
+    @cached_property
+    def fine(self) -> FineCoder:
+        """Of an index with rescore."""
+        assert self.rescore is not None
+        return FineCoder(self.quantizer, self.rescore, self.metric)
+
+    @cached_property
+    def fine_rows(self) -> Codes:
+        """The rows that are rescored."""
+        assert self.rescore_codes is not None
+        return self.fine.rows(self.codes, self.rescore_codes)
 
 
 class FlatIndex:
@@ -133,32 +111,23 @@ class FlatIndex:
 
         `quantizer` (default `Int8()`) and `rescore` are fitted to the vectors unless they are fitted already. `ids`
         are n distinct integers from 0 (default 0 to n - 1). With `rescore`, a search takes the best
-        `oversample * k` rows by the first codes and ranks them by the second, finer ones.
+        `oversample * k` rows by the first codes and ranks them by the second, finer ones. Of `RaBitQ(1)` with
+        `rescore=RaBitQ(2)` to `RaBitQ(4)` the signs, which both have, are kept once.
         """
         rows = as_vectors(vectors, nonempty=True)
-        if metric not in get_args(Metric):
-            raise ValueError(f'metric must be "ip", "cosine" or "l2", got {metric!r}')
         quantizer = Int8() if quantizer is None else quantizer
         for name, given in (("quantizer", quantizer), ("rescore", rescore)):
             if given is not None and (isinstance(given, type) or not isinstance(given, Quantizer)):
                 raise TypeError(f"{name} must be a quantizer such as qindex.Int8(), got {given!r}")
-            _check_metric(given, metric)
+            check_metric(given, metric)
         new_ids = _as_ids(ids, len(rows), next_id=0)
         learnt = normalised(rows) if metric == "cosine" else rows
-        quantizers = [quantizer] if rescore is None else [quantizer, rescore]
-        fitted = [q if q.fitted else q.fit(learnt) for q in quantizers]
-        codes = [_Coder(q, metric).encode(rows) for q in fitted]
-        return cls(
-            FlatState(
-                fitted[0],
-                codes[0],
-                new_ids,
-                int(new_ids.max()) + 1,
-                metric,
-                fitted[1] if rescore is not None else None,
-                codes[1] if rescore is not None else None,
-            )
-        )
+        fitted = quantizer if quantizer.fitted else quantizer.fit(learnt)
+        if rescore is not None and not rescore.fitted:
+            rescore = rescore.fit(learnt)
+        fine_codes = None if rescore is None else FineCoder(fitted, rescore, metric).encode(rows)
+        codes, next_id = Coder(fitted, metric).encode(rows), int(new_ids.max()) + 1
+        return cls(FlatState(fitted, codes, new_ids, next_id, metric, rescore, fine_codes))
 
     @classmethod
     def from_codes(
@@ -169,10 +138,12 @@ class FlatIndex:
             raise ValueError(f"quantizer must be the fitted one that made the codes, got {quantizer!r}")
         if metric == "cosine":
             raise ValueError('metric must be "ip" or "l2" for codes: normalise vectors before quantizing and use "ip"')
+        if metric == "l2" and unbiased(quantizer):
+            raise ValueError(f'metric must be "ip" for codes of {quantizer!r}: "l2" needs vectors, so use build')
         if len(codes) == 0:
             raise ValueError("codes must have at least one row, got 0")
         new_ids = _as_ids(ids, len(codes), next_id=0)
-        codes = _Coder(quantizer, metric).with_lengths(codes)
+        codes = Coder(quantizer, metric).with_lengths(codes)
         return cls(FlatState(quantizer, codes, new_ids, int(new_ids.max()) + 1, metric, None, None))
 
     @classmethod
@@ -225,29 +196,81 @@ class FlatIndex:
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
+    @overload
     def search(
-        self, queries: ArrayLike, k: int = 10, *, allow: Allow | None = None, oversample: int | None = None
-    ) -> Matches:
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        allow: Allow | None = None,
+        oversample: int | None = None,
+        guarantee: float | None = None,
+        explain: Literal[False] = False,
+    ) -> Matches: ...
+
+    @overload
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        allow: Allow | None = None,
+        oversample: int | None = None,
+        guarantee: float | None = None,
+        explain: Literal[True],
+    ) -> tuple[Matches, Work]: ...
+
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        allow: Allow | None = None,
+        oversample: int | None = None,
+        guarantee: float | None = None,
+        explain: bool = False,
+    ) -> Matches | tuple[Matches, Work]:
         """The k best rows for each of (m, dim) float queries: ids and scores (m, k), best first.
 
         `allow` restricts the answer: a boolean mask aligned with `ids`, an array of ids, or a list of m such, one for
         each query. `oversample` (default 4; only with `rescore`) is how many times k rows are rescored.
+
+        `guarantee`, a probability such as 0.999, takes its place where the first codes are of `RaBitQ`, which bounds
+        their error: as many rows are rescored as it takes for the answer to be, with this probability, the k best of
+        all rows by the finer codes (whose own error must be small beside that of the first).
+
+        With `explain`, what the search did comes with the matches.
         """
         state = self._state
         values = as_vectors(queries, "queries", state.dim)
         k = _as_count(k, "k")
-        if oversample is not None and state.rescore is None:
-            raise ValueError("oversample needs an index built with rescore=...; this one has a single quantizer")
+        self._check_second_stage(oversample, guarantee)
         oversample = _as_count(DEFAULT_OVERSAMPLE if oversample is None else oversample, "oversample")
         masks = allow_masks(allow, state.ids, len(values))
         if len(masks) == 1:
-            found = _search(state, values, k, masks[0], oversample)
+            found, work = _search(state, values, k, masks[0], oversample, guarantee)
         else:
-            each = [_search(state, values[i : i + 1], k, mask, oversample) for i, mask in enumerate(masks)]
-            found = Matches(np.vstack([one.ids for one in each]), np.vstack([one.scores for one in each]))
-        if not len(state.ids):
-            return found
-        return Matches(np.where(found.ids >= 0, state.ids[found.ids], -1), found.scores)
+            each = [_search(state, values[i : i + 1], k, mask, oversample, guarantee) for i, mask in enumerate(masks)]
+            found = Matches(*(np.concatenate(arrays) for arrays in zip(*(one for one, _work in each), strict=True)))
+            work = Work(*(np.concatenate(arrays) for arrays in zip(*(work for _one, work in each), strict=True)))
+        if len(state.ids):
+            found = Matches(np.where(found.ids >= 0, state.ids[found.ids], -1), found.scores)
+        return (found, work) if explain else found
+
+    def _check_second_stage(self, oversample: int | None, guarantee: float | None) -> None:
+        state = self._state
+        if oversample is not None and state.rescore is None:
+            raise ValueError("oversample needs an index built with rescore=...; this one has a single quantizer")
+        if guarantee is None:
+            return
+        if state.rescore is None or not isinstance(state.quantizer, RaBitQ):
+            raise ValueError(
+                f"guarantee needs an index built with RaBitQ, which bounds its error, and rescore=..., got {self!r}"
+            )
+        if oversample is not None:
+            raise ValueError("give either oversample or guarantee: a guarantee rescores as many rows as it takes")
+        if not isinstance(guarantee, float) or not 0 < guarantee < 1:
+            raise ValueError(f"guarantee must be a probability between 0 and 1, such as 0.999, got {guarantee!r}")
 
     # --- changing ---------------------------------------------------------------------------------------------------
 
@@ -263,8 +286,8 @@ class FlatIndex:
                     raise ValueError(f"ids must be new, but the index holds {_some(known)}; remove them first")
             if not len(rows):
                 return new_ids
-            codes = _Coder(state.quantizer, state.metric).encode(rows)
-            fine = None if state.rescore is None else _Coder(state.rescore, state.metric).encode(rows)
+            codes = Coder(state.quantizer, state.metric).encode(rows)
+            fine = None if state.rescore is None else state.fine.encode(rows)
 
             if self._growable is None:
                 growing_fine = None if state.rescore_codes is None else GrowableCodes(state.rescore_codes)
@@ -301,36 +324,25 @@ class FlatIndex:
             )
 
 
-def _search(state: FlatState, queries: Vectors, k: int, allow: NDArray[np.bool_] | None, oversample: int) -> Matches:
+def _search(
+    state: FlatState,
+    queries: Vectors,
+    k: int,
+    allow: NDArray[np.bool_] | None,
+    oversample: int,
+    guarantee: float | None,
+) -> tuple[Matches, Work]:
     """Matches whose ids are row numbers."""
-    prepared = _Coder(state.quantizer, state.metric).prepare(queries)
-    if state.rescore is None or state.rescore_codes is None:
-        return kernels.topk(prepared, state.codes, k, ids=state.ids, allow=allow)
-    coarse = kernels.topk(prepared, state.codes, k * oversample, ids=state.ids, allow=allow)
-    if not len(state.ids):
-        return Matches(coarse.ids[:, :k], coarse.scores[:, :k])
-    fine = kernels.score_rows(_Coder(state.rescore, state.metric).prepare(queries), state.rescore_codes, coarse.ids)
-    return kernels.best(coarse.ids, fine, k, state.ids)
-
-
-def _decoded_dim(quantizer: Quantizer, codes: Codes) -> int:
-    """Numbers of a decoded vector. ValueError for codes of a format or dim that are not the quantizer's."""
-    decoded = quantizer.dequantize(codes[:0])
-    return int(decoded.shape[1])
-
-
-def _check_metric(quantizer: Quantizer | None, metric: Metric) -> None:
-    if metric == "l2" and isinstance(quantizer, Chain) and quantizer.queries == "same":
-        raise ValueError(
-            f'metric "l2" needs a Chain whose transforms have queries="inverse", got {quantizer!r}; for distances '
-            "between transformed vectors, apply the fitted transforms to documents and queries yourself"
-        )
-
-
-def normalised(vectors: Vectors) -> Vectors:
-    """Rows of length 1; a row of zeros stays as it is."""
-    norms = row_norms(vectors)
-    return (vectors / np.where(norms > 0, norms, 1)[:, None]).astype(np.float32)
+    n = np.full(len(queries), len(state.ids))
+    if state.rescore is None or not len(state.ids):
+        prepared = Coder(state.quantizer, state.metric).prepare(queries)
+        return kernels.topk(prepared, state.codes, k, ids=state.ids, allow=allow), Work(n, np.zeros_like(n))
+    stages = Search(state.quantizer, state.codes, state.fine, state.fine_rows, state.ids, allow)
+    if guarantee is None:
+        found, rescored = stages.best(queries, k, oversample)
+        return found, Work(n, rescored)
+    found, scored, rescored = stages.guaranteed(queries, k, oversample, guarantee)
+    return found, Work(scored, rescored)
 
 
 def _as_count(value: int, name: str) -> int:

@@ -60,6 +60,11 @@ class Chain:
         return all(step.fitted for step in self._steps)
 
     @property
+    def unbiased(self) -> bool:
+        """Whether scores are estimates of products with the vectors, as the quantizer has it."""
+        return bool(getattr(self.quantizer, "unbiased", False))
+
+    @property
     def queries(self) -> QueryRule:
         """ "same" where a transform has it: scores are then not those of the decoded vectors."""
         return "same" if any(step.queries == "same" for step in self.transforms) else "inverse"

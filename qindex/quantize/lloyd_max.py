@@ -43,6 +43,11 @@ class LloydMax(AboutOrigin):
         if self.origin is not None and (not isinstance(self.origin, Origin) or self.origin.seed != self.seed):
             raise ValueError(f"origin must be learnt by fit with seed {self.seed}, got {self.origin!r}")
 
+    @property
+    def unbiased(self) -> bool:
+        """Whether scores are estimates of products with the vectors, not products with decoded ones."""
+        return self.scale == "unbiased"
+
     def fit(self, vectors: Vectors) -> "LloydMax":
         """A LloydMax about the mean of (n, dim) floats."""
         return LloydMax(self.bits, self.seed, self.scale, Origin.of(vectors, self.seed))

@@ -55,6 +55,10 @@ class Origin:
     def dim(self) -> int:
         return len(self.mean)
 
+    def is_like(self, other: "Origin") -> bool:
+        """Whether both turn vectors into the same rows."""
+        return (self.exponent, self.seed) == (other.exponent, other.seed) and np.array_equal(self.mean, other.mean)
+
     def rows(self, vectors: Vectors) -> Vectors:
         """(n, dim) float32 in the axes of the codes."""
         centred = (vectors - self.mean) * np.float32(2.0**self.exponent)

@@ -1,8 +1,9 @@
 """RaBitQ: 1 to 8 bits a number whose scores are unbiased estimates, with a bound on their error."""
 
 import functools
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,8 @@ class RaBitQ(AboutOrigin):
     1 bit: signs. 2 to 4: half-integers. From 5 on: integers, whose grid reaches one step further down than up; against
     half-integers that adds 1 to 2 % to the variance, and it saves the zero that would make them of integers.
     """
+
+    unbiased: ClassVar[bool] = True
 
     bits: int = 4
     seed: int = 0
@@ -71,9 +74,18 @@ class RaBitQ(AboutOrigin):
         """
         self._check(codes)
         lengths = coded_lengths(codes, lambda part: part.levels)
-        each = np.sqrt(_missed(self.bits, codes.dim) / max(codes.dim - 1, 1)) * 2.0 ** -self._learnt().exponent
-        half_width: NDArray[np.float32] = (deviations * each * lengths).astype(np.float32)
+        half_width: NDArray[np.float32] = (self._deviation(codes) * deviations * lengths).astype(np.float32)
         return half_width
+
+    def largest_half_width(self, codes: Codes, deviations: float = 1.9) -> float:
+        """The half-width of the longest row, from the bound on lengths that comes with the codes."""
+        self._check(codes[:0])
+        return self._deviation(codes) * deviations * codes.max_norm
+
+    def _deviation(self, codes: Codes) -> float:
+        """Of a score, by the lengths of query and decoded row."""
+        missed = _missed(self.bits, codes.dim) / max(codes.dim - 1, 1)
+        return math.sqrt(missed) * 2.0 ** -self._learnt().exponent
 
     @property
     def _format(self) -> Format:

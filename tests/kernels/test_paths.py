@@ -22,6 +22,7 @@ OTHER_PATHS = {"avx512": ["avx2", "portable"], "avx2": ["portable"], "portable":
 CHECKS = [
     "test_equal.py",
     "test_parts.py",
+    "test_rescore.py",
     "test_bounds.py",
     "test_batch.py",
     "test_matmul.py",

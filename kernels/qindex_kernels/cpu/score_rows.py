@@ -1,4 +1,4 @@
-"""Exact scores of chosen rows: rescoring, small filters, graph walks.
+"""Exact scores of chosen rows, and the best of them: rescoring, small filters, graph walks.
 
 The score is that of `topk`, by the same function; rows are read where they lie.
 """
@@ -6,11 +6,13 @@ The score is that of `topk`, by the same function; rows are read where they lie.
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.addresses import addressed, functions_for, read_rows
+from qindex_kernels.cpu.addresses import address, addressed, functions_for, read_rows
 from qindex_kernels.cpu.exact import decoded_stride, exact_score
+from qindex_kernels.cpu.heap import is_worse, replace_worst, sort_best_first
 from qindex_kernels.cpu.inner import read_inner
 from qindex_kernels.cpu.queries import contiguous, copy_query
 from qindex_kernels.cpu.record import Room
+from qindex_kernels.cpu.simd import peek_f32, peek_i64
 from qindex_kernels.cpu.sources import kernel
 from qindex_kernels.layout import Rows
 
@@ -22,6 +24,49 @@ def score(inner_at, rows_at, query, scratch, values, offset, chosen, result):
         copy_query(rows, np.intp(values[i].ctypes.data), query)
         for j in range(chosen.shape[1]):
             result[i, j] = exact_score(inner, query, offset[i], rows, chosen[i, j], scratch)
+
+
+@kernel
+def score_best(inner_at, rows_at, query, scratch, values, offset, chosen, estimates, slack, ids, scores, best, counts):
+    """`scores` and `best` (m, k) hold what stands for no row."""
+    inner, rows, k = read_inner(inner_at), read_rows(rows_at), scores.shape[1]
+    for i in range(len(values)):
+        copy_query(rows, np.intp(values[i].ctypes.data), query)
+        heap, kept = np.intp(scores[i].ctypes.data), np.intp(best[i].ctypes.data)
+        for j in range(chosen.shape[1]):
+            row = chosen[i, j]
+            if row < 0:
+                continue
+            if counts[i] >= k and estimates[i, j] + slack[i] < peek_f32(heap):
+                break
+            score = exact_score(inner, query, offset[i], rows, row, scratch)
+            counts[i] += 1
+            if is_worse(peek_f32(heap), peek_i64(kept), score, row, ids):
+                replace_worst(heap, kept, k, score, row, ids)
+        sort_best_first(heap, kept, k, ids)
+
+
+def rescore(
+    rows: Rows,
+    values: NDArray[np.float32],
+    offset: NDArray[np.float64],
+    chosen: NDArray[np.int64],
+    estimates: NDArray[np.float32],
+    slack: NDArray[np.float64],
+    ids: NDArray[np.int64],
+    k: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """As `reference.rescore`, to the bit."""
+    found = addressed(rows)
+    stride = decoded_stride(found.extent)
+    room = Room(stride, 3 * stride)
+    functions = functions_for(rows, "decode")
+    m = len(values)
+    scores, best = np.full((m, k), -np.inf, np.float32), np.full((m, k), -1, np.int64)
+    counts = np.zeros(m, np.int64)
+    arrays = [contiguous(array) for array in (values, offset, chosen, estimates, slack)]
+    score_best(functions.address, found.address, *room.pieces, *arrays, address(ids), scores, best, counts)
+    return best, scores, counts
 
 
 def score_rows(
