@@ -6,6 +6,7 @@ torch and Triton are loaded by `on_device` and not before.
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -120,9 +121,12 @@ def gpu() -> str:
 
 def dtype(array: Any) -> str:
     """What NumPy calls the dtype of an array or a tensor."""
-    if isinstance(array, np.ndarray):
-        return str(array.dtype.name)
-    return str(array.dtype).removeprefix("torch.")
+    return _name(array.dtype)
+
+
+@functools.cache  # NumPy takes longer to name a dtype than to check all else
+def _name(dtype: Any) -> str:
+    return str(dtype.name) if isinstance(dtype, np.dtype) else str(dtype).removeprefix("torch.")
 
 
 def check_place(x: Any, codes: Codes | DeviceCodes) -> None:

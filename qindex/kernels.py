@@ -1,7 +1,7 @@
-"""The one door to the kernels: top-k, scores and matrix products of prepared queries and codes.
+"""The one door to the kernels: top-k, scores and matrix products of prepared queries and codes; rotations.
 
-Nobody else asks what is installed, how many threads there are, or which kernel fits. Exact scores and integer products
-agree to the bit whatever computes them, so the choice changes speed and nothing else:
+Nobody else asks what is installed, how many threads there are, or which kernel fits. Exact scores, integer products and
+rotations agree to the bit whatever computes them, so the choice changes speed and nothing else:
 
 - `cpu`, compiled by numba, is the rule. Loading numba costs most of a second, so a process's first few megabytes of
   work (a search from the command line) run in NumPy; once those sum up to what loading costs, numba is loaded.
@@ -32,13 +32,14 @@ from qindex.formats import FORMATS
 from qindex.threads import set_threads, split, threads
 from qindex.types import BlockValues, Codes, Matches, Queries, Vectors
 from qindex_kernels.layout import Level, Part, Rows
+from qindex_kernels.rotor import Rotor, Steps
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "DeviceCodes", "agree", "best", "machine", "matmul", "path", "rescore", "score_rows", "scores", "set_threads",
-    "to_device", "topk", "warmup",
+    "DeviceCodes", "Rotor", "Steps", "agree", "agree_on_rotation", "best", "machine", "matmul", "path", "rescore", "rotate",
+    "score_rows", "scores", "set_threads", "to_device", "topk", "warmup",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -132,6 +133,10 @@ def _imported(module: str, name: str) -> Callable[..., Any]:
 
 def _call_on_few_rows(function: Callable[..., Any], name: str, kind: str, block: int = 0) -> None:
     """Call a kernel in every way that is compiled by itself: with few and with many queries."""
+    if name == "rotate":
+        one = np.ones((1, 1), np.float32)
+        function(Rotor((Steps(one, np.zeros(1, np.intp)),)), one.copy(), False)
+        return
     format, levels = FORMATS[kind], (Level("float32", block, np.ones(1, np.float32)),) if block else ()
     tables = np.zeros((1, 1 << format.bits), np.int8) if format.kind == "codebook" else None
     rows = Rows(kind, 1, np.zeros((1, format.row_bytes(1)), np.uint8), levels=levels, tables=tables)
@@ -164,8 +169,9 @@ def warmup(progress: bool | None = None) -> None:
     """Compile every kernel for this machine, or load it from disk. `progress=None` shows a bar on a terminal."""
     kinds = [kind for kind, format in FORMATS.items() if format.kind != "exponent"]
     names = [(name, kind) for kind in kinds for name in _MODULES if name != "matmul_int8" or _has_integers(kind)]
+    names.append(("rotate", "float32"))
     for name, kind in tqdm(names, desc="kernels", unit="kernel", disable=None if progress is None else not progress):
-        function = _backend.function(_MODULES[name], name, kind, float("inf"))
+        function = _backend.function(_MODULES.get(name, name), name, kind, float("inf"))
         if name in ("topk", "matmul_int8"):
             _call_on_few_rows(function, name, kind, block=64)
 
@@ -411,6 +417,19 @@ def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "fl
     return np.concatenate(found, axis=1)
 
 
+def rotate(rotor: Rotor, rows: Vectors, *, backwards: bool = False) -> None:
+    """Rotate each row of (n, dim) C-contiguous float32, or rotate it back, in place."""
+    if rows.dtype != np.float32 or rows.shape[1:] != (rotor.dim,) or not rows.flags.c_contiguous:
+        raise ValueError(f"rows must be C-contiguous float32 (n, {rotor.dim}), got {rows.dtype} {rows.shape}")
+    # NumPy rotates about eight times as many bytes a second as it scores.
+    function = _backend.function("rotate", "rotate", "float32", rows.nbytes // 8)
+    n_parts = max(1, min(threads.count, rows.nbytes // _SPLIT_BYTES))
+    if n_parts == 1:
+        function(rotor, rows, backwards)
+    else:
+        threads.map(lambda part: function(rotor, rows[part], backwards), [(p,) for p in split(len(rows), n_parts)])
+
+
 def machine() -> dict[str, str]:
     """What the kernels run on: processor, instructions, path, threads, GPU, and where compiled kernels are kept."""
     if forced() == "reference" or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
@@ -444,6 +463,19 @@ def agree(queries: Queries, codes: Codes) -> bool:
         wanted.append(reference.matmul_int8(rows, values, 0))
         found.append(_backend.function("matmul", "matmul_int8", codes.format.name, float("inf"))(rows, values, 0))
     return all(map(np.array_equal, found, wanted))
+
+
+def agree_on_rotation(rotor: Rotor, rows: Vectors) -> bool:
+    """Whether the compiled kernel rotates rows, and rotates them back, as NumPy does, to the bit."""
+    reference = importlib.import_module("qindex_kernels.reference")
+    function = _backend.function("rotate", "rotate", "float32", float("inf"))
+    wanted, found = rows.copy(), rows.copy()
+    for backwards in (False, True):
+        reference.rotate(rotor, wanted, backwards)
+        function(rotor, found, backwards)
+        if not np.array_equal(wanted, found):
+            return False
+    return True
 
 
 def _check_dim(values: Any, codes: Codes | DeviceCodes, name: str = "queries") -> None:

@@ -1,6 +1,7 @@
 """How many threads a call may use, and the pool that has them.
 
-Kernels release the GIL, are serial, and take a part of the rows or of the queries; the pool runs the parts.
+Kernels release the GIL, are serial, and take a part of the rows or of the queries; the pool runs the parts. So do
+NumPy's operations on whole blocks of rows.
 """
 
 import itertools
@@ -18,6 +19,7 @@ class Threads:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._count: int | None = None
+        self._here = threading.local()  # has `working` in the pool's threads
 
     @property
     def count(self) -> int:
@@ -34,13 +36,24 @@ class Threads:
         self._pool = None
 
     def map(self, function: Callable[..., Any], parts: Sequence[tuple[Any, ...]]) -> list[Any]:
-        if len(parts) == 1:
-            return [function(*parts[0])]
+        """What `function` makes of each part, in order; or the error of the first part that has one.
+
+        A part that has parts of its own works through them itself: waiting for the pool, it would wait for itself.
+        """
+        if len(parts) == 1 or self.count == 1 or hasattr(self._here, "working"):
+            return [function(*part) for part in parts]
         with self._lock:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="qindex")
+                self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="qindex", initializer=self._enter)
             futures = [self._pool.submit(function, *part) for part in parts]
-        return [future.result() for future in futures]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _enter(self) -> None:
+        self._here.working = True
 
 
 def _threads_from_environment() -> int:

@@ -453,9 +453,11 @@ def as_vectors(vectors: ArrayLike, name: str = "vectors", dim: int | None = None
         raise ValueError(f"{name} must be (n, {dim or 'dim >= 1'}), got {array.shape}")
     if nonempty and len(array) == 0:
         raise ValueError(f"{name} must have at least one row, got {array.shape}")
-    with np.errstate(over="ignore"):  # a float64 too large for float32 is reported below
-        result = np.ascontiguousarray(array, np.float32)
-        squares = float(np.vdot(result, result))
+    if array.dtype != np.float32:
+        with np.errstate(over="ignore"):  # a float64 too large for float32 is reported below
+            array = array.astype(np.float32)
+    result = np.ascontiguousarray(array)
+    squares = float(np.vdot(result, result))
     if not squares <= MAX_NORM**2 / 2:  # one sum clears nearly every matrix; only the others are looked at by row
         _check_rows(result, name)
     return result

@@ -13,9 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qindex_kernels.layout import Level, Rows
+from qindex_kernels.rotor import SHUFFLED, Rotor, Steps
 
 LANES = 32
 ROWS_AT_ONCE = 4096
+
+# Rows that are rotated together: dim * 256 float32, twice, stay in the cache for dims of a thousand.
+ROTATED_AT_ONCE = 256
 
 
 def _small_float(bits: int, exponent_bits: int, mantissa_bits: int) -> NDArray[np.float64]:
@@ -290,3 +294,56 @@ def matmul_int8(rows: Rows, x: NDArray[np.float32], x_block: int) -> NDArray[np.
     if rows.scale is not None:
         result = result * rows.scale
     return result if rows.bias is None else result + rows.bias
+
+
+def rotate(rotor: Rotor, rows: NDArray[np.float32], backwards: bool) -> None:
+    """Rotate each row of (n, dim), or rotate it back, in place.
+
+    In float32, and each operation rounds by itself: a product with each factor; then, for each level of a Hadamard
+    matrix, from neighbours to halves, the sums and the differences of all pairs. Back, the steps are the same in
+    reverse order: all but the shuffle are symmetric.
+    """
+    for start in range(0, len(rows), ROTATED_AT_ONCE):
+        part = rows[start : start + ROTATED_AT_ONCE]
+        # Numbers of one dimension lie side by side, so that each step runs over whole cache lines.
+        columns = part.T.copy(order="C")
+        spare = np.empty_like(columns)
+        begin = 0
+        for steps in rotor.blocks:
+            block = slice(begin, begin + len(steps.order))
+            (_turn_back if backwards else _turn)(columns[block], spare[block], steps)
+            begin = block.stop
+        part[...] = columns.T
+
+
+def _turn(columns: NDArray[np.float32], spare: NDArray[np.float32], steps: Steps) -> None:
+    """Rotate `columns` (size, n) in place."""
+    for number, factors in enumerate(steps.factors):
+        if number == SHUFFLED:
+            columns[...] = columns[steps.order]
+        columns *= factors[:, None]
+        window = steps.window(number)
+        _hadamard(columns[window], spare[window])
+
+
+def _turn_back(columns: NDArray[np.float32], spare: NDArray[np.float32], steps: Steps) -> None:
+    for number in reversed(range(len(steps.factors))):
+        window = steps.window(number)
+        _hadamard(columns[window], spare[window])
+        columns *= steps.factors[number][:, None]
+        if number == SHUFFLED:
+            columns[steps.order] = columns.copy()
+
+
+def _hadamard(columns: NDArray[np.float32], spare: NDArray[np.float32]) -> None:
+    """Multiply (width, n) by the Hadamard matrix of entries +1 and -1, in place."""
+    width, n = columns.shape
+    source, target = columns, spare
+    half = 1
+    while half < width:
+        pairs, sums = source.reshape(-1, 2, half, n), target.reshape(-1, 2, half, n)
+        np.add(pairs[:, 0], pairs[:, 1], out=sums[:, 0])
+        np.subtract(pairs[:, 0], pairs[:, 1], out=sums[:, 1])
+        source, target, half = target, source, 2 * half
+    if source is not columns:
+        columns[...] = source

@@ -8,6 +8,7 @@ import numpy as np
 from qindex import kernels
 from qindex.formats import FORMATS, INT8
 from qindex.quantize.blocks import SCHEMES, Scheme, encode
+from qindex.transform import Rotation
 from qindex.types import Codes, Queries, Vectors
 
 
@@ -15,6 +16,7 @@ def checks(seed: int = 0) -> Iterator[tuple[str, bool]]:
     """Compare the compiled kernels with NumPy on a few rows of each format: (name, whether they agree to the bit)."""
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((200, 100)).astype(np.float32)
+    yield "rotation", kernels.agree_on_rotation(Rotation(seed).rotor(100), rows)
     queries = Queries(rng.standard_normal((9, 100)).astype(np.float32), rng.standard_normal(9))
     for name, codes in _samples(rows, rng):
         yield (

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from qindex.formats import FLOAT16, Format
 from qindex.quantize.origin import Origin
 from qindex.quantize.rows import ROUNDED_UP, row_dots
+from qindex.threads import threads
 from qindex.types import BLOCK_GRAIN, BlockValues, Codes, Vectors, row_norms
 
 # Choosing levels takes many passes over a few temporaries, which stay in the cache.
@@ -32,8 +33,9 @@ def encode_factored(
     n, dim = vectors.shape
     data = np.empty((n, format.row_bytes(dim)), np.uint8)
     factors = np.empty((n, 1), np.float16)
-    max_norm = 0.0
-    for start in range(0, n, _AT_ONCE):
+
+    def encode(start: int) -> float:
+        """Codes and factors of some rows, and the length of the longest."""
         part = slice(start, min(start + _AT_ONCE, n))
         with np.errstate(over="ignore", invalid="ignore"):  # rows that lie too far out are refused below
             rows = origin.rows(vectors[part])
@@ -48,8 +50,9 @@ def encode_factored(
                 f"lies {distance:.3g} from it; fit again with such vectors"
             )
         factors[part, 0] = wanted
-        norms = factors[part, 0] * row_norms(levels)
-        max_norm = max(max_norm, float(norms.max()))
+        return float((factors[part, 0] * row_norms(levels)).max())
+
+    max_norm = max(threads.map(encode, [(start,) for start in range(0, n, _AT_ONCE)]), default=0.0)
     return Codes(
         data,
         format,
@@ -75,4 +78,4 @@ def whole_row(dim: int, grain: int = BLOCK_GRAIN) -> int:
 
 
 def _ratio(numbers: NDArray[np.float64], by: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(numbers, by, out=np.zeros_like(numbers), where=by > 0)
+    return np.divide(numbers, by, out=np.zeros_like(numbers), where=by != 0)  # NaN stays

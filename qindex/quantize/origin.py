@@ -3,10 +3,12 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qindex import kernels
 from qindex.io import register
 from qindex.quantize import blocks
 from qindex.quantize.rows import BLOCK, check_codes, unfitted
@@ -61,20 +63,28 @@ class Origin:
 
     def rows(self, vectors: Vectors) -> Vectors:
         """(n, dim) float32 in the axes of the codes."""
-        centred = (vectors - self.mean) * np.float32(2.0**self.exponent)
-        return centred if self.seed is None else Rotation(self.seed).apply(centred)
+        return self._rotated((vectors - self.mean) * np.float32(2.0**self.exponent))
 
     def vectors(self, rows: Vectors) -> Vectors:
         """What `rows` turned into (n, dim) rows, up to rounding."""
-        straight = rows if self.seed is None else Rotation(self.seed).undo(rows)
-        return straight * np.float32(2.0**-self.exponent) + self.mean
+        return self._rotated(rows.copy(), backwards=True) * np.float32(2.0**-self.exponent) + self.mean
 
     def prepare(self, queries: Vectors) -> Queries:
         """(m, dim) floats as rows in these axes meet them, with their products with the mean."""
         values = as_vectors(queries, "queries", self.dim)
         offset = (values.astype(np.float64) * self.mean).sum(axis=1)
         scaled = values * np.float32(2.0**-self.exponent)
-        return Queries(scaled if self.seed is None else Rotation(self.seed).apply(scaled), offset)
+        return Queries(self._rotated(scaled), offset)
+
+    def _rotated(self, rows: Vectors, backwards: bool = False) -> Vectors:
+        """`rows`, rotated in place if there is a rotation."""
+        if self._rotor is not None:
+            kernels.rotate(self._rotor, rows, backwards=backwards)
+        return rows
+
+    @cached_property
+    def _rotor(self) -> kernels.Rotor | None:
+        return None if self.seed is None else Rotation(self.seed).rotor(self.dim)
 
 
 class AboutOrigin(ABC):

@@ -2,21 +2,14 @@
 
 import functools
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from qindex import kernels
 from qindex.io import register
 from qindex.transform.affine import QueryRule
 from qindex.types import Queries, Vectors, as_vectors
-
-# Rows that are rotated together: dim * 256 float32, twice, stay in the cache for dims of a thousand.
-ROWS = 256
-
-# The round before which numbers are shuffled: by then each was mixed once, and what the first and the last window did
-# not exchange is spread evenly over both.
-SHUFFLED = 2
 
 
 @register("Rotation")
@@ -54,7 +47,7 @@ class Rotation:
 
     def apply(self, vectors: Vectors) -> Vectors:
         """R x: (n, dim) float32."""
-        return self._rotated(as_vectors(vectors), backwards=False)
+        return self._rotated(as_vectors(vectors))
 
     def undo(self, vectors: Vectors) -> Vectors:
         """R^T y: (n, dim) float32."""
@@ -62,7 +55,7 @@ class Rotation:
 
     def prepare(self, queries: Vectors) -> Queries:
         """R q: <R q, R x> = <q, x>."""
-        values = self._rotated(as_vectors(queries, "queries"), backwards=False)
+        values = self._rotated(as_vectors(queries, "queries"))
         return Queries(values, np.zeros(len(values)))
 
     def dim_out(self, dim: int) -> int:
@@ -72,79 +65,31 @@ class Rotation:
             raise ValueError(f"dim must be {wanted}, got {dim}")
         return dim
 
-    def _rotated(self, vectors: Vectors, backwards: bool) -> Vectors:
-        dim = self.dim_out(vectors.shape[1])
-        sizes = (dim,) if self.blocks is None else self.blocks
-        drawn = _steps_of(self.seed, sizes)
-        result = np.empty_like(vectors)
-        for start in range(0, len(vectors), ROWS):
-            rows = slice(start, start + ROWS)
-            # Numbers of one dimension lie side by side, so that each step runs over whole cache lines.
-            columns = vectors[rows].T.copy(order="C")
-            spare = np.empty_like(columns)
-            begin = 0
-            for size, steps in zip(sizes, drawn, strict=True):
-                block = slice(begin, begin + size)
-                (_turn_back if backwards else _turn)(columns[block], spare[block], steps)
-                begin += size
-            result[rows] = columns.T
-        return result
+    def _rotated(self, vectors: Vectors, backwards: bool = False) -> Vectors:
+        rows = vectors.copy()
+        kernels.rotate(self.rotor(rows.shape[1]), rows, backwards=backwards)
+        return rows
 
-
-class _Steps(NamedTuple):
-    """What is drawn at random for a block: a rotation is `H_w D` of each round, with an order between two of them."""
-
-    windows: list[slice]  # of each round: the numbers that its Hadamard matrix mixes
-    factors: list[NDArray[np.float32]]  # of each round: signs of all numbers, over the root of the window's width
-    order: NDArray[np.intp]  # before round SHUFFLED
+    def rotor(self, dim: int) -> kernels.Rotor:
+        """What `kernels.rotate` takes, for vectors of a dim."""
+        self.dim_out(dim)
+        return _rotor(self.seed, self.blocks or (dim,))
 
 
 @functools.lru_cache(maxsize=16)
-def _steps_of(seed: int, sizes: tuple[int, ...]) -> list[_Steps]:
-    """The steps of each block. Drawing them takes as long as rotating a few vectors, and queries come one by one."""
+def _rotor(seed: int, sizes: tuple[int, ...]) -> kernels.Rotor:
+    """The steps of each block. Drawing them takes as long as rotating many vectors, and queries come one by one."""
     bits = np.random.PCG64(seed)
-    return [_drawn(bits, size) for size in sizes]
+    return kernels.Rotor(tuple(_drawn(bits, size) for size in sizes))
 
 
-def _drawn(bits: np.random.PCG64, dim: int) -> _Steps:
-    width = 1 << (dim.bit_length() - 1)
-    windows = [slice(0, dim)] * 3 if width == dim else [slice(0, width), slice(dim - width, dim)] * 2
-    factors = []
-    for window in windows:
-        # The raw stream of a bit generator, unlike what is derived from it, is the same in every version of NumPy.
-        factor = 1.0 - 2.0 * (bits.random_raw(dim) >> np.uint64(63))
-        factor[window] *= width**-0.5
-        factors.append(factor.astype(np.float32))
-    return _Steps(windows, factors, np.argsort(bits.random_raw(dim), kind="stable"))
-
-
-def _turn(columns: Vectors, spare: Vectors, steps: _Steps) -> None:
-    """Rotate `columns` (dim, n) in place."""
-    for number, (window, factor) in enumerate(zip(steps.windows, steps.factors, strict=True)):
-        if number == SHUFFLED:
-            columns[...] = columns[steps.order]
-        columns *= factor[:, None]
-        _hadamard(columns[window], spare[window])
-
-
-def _turn_back(columns: Vectors, spare: Vectors, steps: _Steps) -> None:
-    """The transpose of `_turn`: its steps in reverse, of which all but the order are symmetric."""
-    for number, (window, factor) in reversed(list(enumerate(zip(steps.windows, steps.factors, strict=True)))):
-        _hadamard(columns[window], spare[window])
-        columns *= factor[:, None]
-        if number == SHUFFLED:
-            columns[steps.order] = columns.copy()
-
-
-def _hadamard(columns: Vectors, spare: Vectors) -> None:
-    """Multiply (width, n) by the Hadamard matrix of entries +1 and -1, in place."""
-    width, n = columns.shape
-    source, target = columns, spare
-    half = 1
-    while half < width:
-        pairs, sums = source.reshape(-1, 2, half, n), target.reshape(-1, 2, half, n)
-        np.add(pairs[:, 0], pairs[:, 1], out=sums[:, 0])
-        np.subtract(pairs[:, 0], pairs[:, 1], out=sums[:, 1])
-        source, target, half = target, source, 2 * half
-    if source is not columns:
-        columns[...] = source
+def _drawn(bits: np.random.PCG64, size: int) -> kernels.Steps:
+    width = 1 << (size.bit_length() - 1)
+    rounds = 3 if width == size else 4
+    # The raw stream of a bit generator, unlike what is derived from it, is the same in every version of NumPy.
+    raw = np.stack([bits.random_raw(size) for _ in range(rounds)])
+    order = np.argsort(bits.random_raw(size), kind="stable")
+    steps = kernels.Steps((1.0 - 2.0 * (raw >> np.uint64(63))).astype(np.float32), order)
+    for number, factors in enumerate(steps.factors):
+        factors[steps.window(number)] *= np.float32(width**-0.5)
+    return steps

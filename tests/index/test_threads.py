@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from qindex import kernels
 from qindex.index import FlatIndex
-from qindex.quantize import Binary, Int8
+from qindex.quantize import Binary, Int8, LloydMax, RaBitQ
 from qindex.threads import threads
-from qindex.types import Matches
+from qindex.types import Matches, Quantizer
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +97,40 @@ def test_searches_see_a_whole_state_while_rows_come_and_go() -> None:
         for one in searching:
             one.result(timeout=120)
     assert index.ids.tolist() == list(range(30))
+
+
+def test_parts_within_parts_do_not_wait_for_themselves() -> None:
+    kernels.set_threads(2)
+
+    def part(i: int) -> list[int]:
+        return threads.map(lambda j: 10 * i + j, [(0,), (1,), (2,)])
+
+    assert threads.map(part, [(i,) for i in range(4)]) == [[10 * i, 10 * i + 1, 10 * i + 2] for i in range(4)]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_error_of_the_first_part_that_has_one_is_raised(count: int) -> None:
+    kernels.set_threads(count)
+
+    def part(i: int) -> None:
+        if i in (3, 5):
+            raise ValueError(f"part {i}")
+
+    with pytest.raises(ValueError, match="part 3"):
+        threads.map(part, [(i,) for i in range(50)])
+
+
+@pytest.mark.parametrize("quantizer", [RaBitQ(1), RaBitQ(4), LloydMax(3)], ids=repr)
+def test_codes_do_not_depend_on_the_number_of_threads(quantizer: Quantizer, vectors: NDArray[np.float32]) -> None:
+    fitted = quantizer.fit(vectors[:3000])
+    coded = []
+    for n in (1, 2, 3):
+        kernels.set_threads(n)
+        coded.append(fitted.quantize(vectors[:3000]))
+    for other in coded[1:]:
+        assert other.max_norm == coded[0].max_norm
+        for found, wanted in zip(other.rowwise, coded[0].rowwise, strict=True):
+            np.testing.assert_array_equal(found, wanted)
 
 
 # --- processes -------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ CHECKS = [
     "test_bounds.py",
     "test_batch.py",
     "test_matmul.py",
+    "test_rotate.py",
     "test_reads.py",
     "test_fuzz.py",
     "test_instructions.py",

@@ -15,7 +15,9 @@ import itertools
 import numpy as np
 from fences import fenced, fenced_rows
 from kernel_rows import INTEGER_KINDS, KINDS, TREES, made
+from qindex.transform import Rotation
 from qindex_kernels.cpu.matmul import matmul, matmul_int8
+from qindex_kernels.cpu.rotate import rotate
 from qindex_kernels.cpu.score_rows import score_rows
 from qindex_kernels.cpu.topk import topk
 
@@ -35,6 +37,10 @@ for kind, tree, dim in itertools.product(KINDS, TREES, (1, 3, 17, 48, 64, 65, 12
             for some in (x[7:], x):
                 for x_block in {0, rows.block}:
                     matmul_int8(rows, some, x_block)
+for sizes, n, at_end in itertools.product(((1,), (3, 17), (16,), (48,), (129, 7, 64)), (1, 3), (False, True)):
+    dim = sum(sizes)
+    for backwards in (False, True):
+        rotate(Rotation(0, sizes).rotor(dim), fenced(rng.random((n, dim), np.float32), at_end), backwards)
 """
 
 ONE_BYTE = """

@@ -99,6 +99,20 @@ def test_hard_vectors_are_scored_as_decoded_and_decoded_nearby(quantizer: Quanti
     np.testing.assert_allclose(found, queries @ decoded.T, atol=1e-5 * reach + 1e-38)
 
 
+@pytest.mark.parametrize("length", [1e-18, 1e18])
+@every_quantizer
+def test_queries_may_be_as_long_or_as_short_as_the_vectors(quantizer: Quantizer, length: float) -> None:
+    vectors = normal_rows(300, 48)
+    vectors *= np.float32(0.999 * length / np.linalg.norm(vectors, axis=1).max())
+    fitted = quantizer.fit(vectors)
+    codes, queries = fitted.quantize(vectors), fitted.prepare(vectors[:9])
+    scores = kernels.scores(queries, codes)
+    assert np.isfinite(scores).all()
+    found = kernels.topk(queries, codes, 5, ids=np.arange(300))
+    np.testing.assert_array_equal(found.ids, np.lexsort((np.tile(np.arange(300), (9, 1)), -scores))[:, :5])
+    assert kernels.agree(queries, codes)
+
+
 @pytest.mark.parametrize("quantizer", CENTRED, ids=repr)
 def test_a_row_at_the_mean_decodes_to_it(quantizer: Quantizer) -> None:
     vectors = np.repeat(normal_rows(1, 20), 5, axis=0)

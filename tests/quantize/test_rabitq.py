@@ -138,6 +138,17 @@ def test_vectors_far_beyond_those_seen_are_refused_and_those_just_beyond_are_not
         quantizer.quantize(np.concatenate([vectors[:7], vectors[:1] * np.float32(1e5)]))
 
 
+@pytest.mark.filterwarnings("error")
+@every_bits
+def test_vectors_so_far_out_that_they_overflow_are_refused_with_their_row(bits: int) -> None:
+    vectors = unit_vectors(700, 32)
+    quantizer = RaBitQ(bits).fit(vectors * np.float32(1e-25))
+    vectors[:600] *= np.float32(1e-25)
+    vectors[600:] *= np.float32(1e17)
+    with pytest.raises(ValueError, match=r"fit has seen, but row 600 lies 1e\+17 from it"):
+        quantizer.quantize(vectors)
+
+
 def test_settings_that_cannot_be_are_refused() -> None:
     for bits in (0, 9, 2.0, True):
         with pytest.raises(ValueError, match="bits must be an integer from 1 to 8, got"):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qindex.transform import Rotation
 
 few = settings(deadline=None, max_examples=60, derandomize=True)
-dims = st.integers(1, 300)
+dims = st.integers(1, 700)
 seeds = st.integers(0, 2**32)
 
 

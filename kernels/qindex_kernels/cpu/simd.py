@@ -261,6 +261,35 @@ def load_first(typingctx, address, n):
 
 
 @intrinsic
+def store_first(typingctx, address, a, n):
+    """Store the first n, but no more than sixteen, lanes; nothing behind them is written."""
+
+    def codegen(context, builder, signature, args):
+        places = ir.Constant(i32x16.llvm, list(range(16)))
+        kept = builder.icmp_signed("<", places, v.splat(builder, builder.trunc(args[2], I32), 16))
+        pointer = builder.inttoptr(args[0], f32x16.llvm.as_pointer())
+        v.call(builder, "llvm.masked.store.v16f32.p0", ir.VoidType(), args[1], pointer, I32(1), kept)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, f32x16, types.intp), codegen
+
+
+@intrinsic
+def hadamard16(typingctx, a):
+    """`a` times the Hadamard matrix of 16 lanes: sums and differences of neighbours, of pairs, of fours, of halves."""
+
+    def codegen(context, builder, signature, args):
+        a = args[0]
+        for bit in (1, 2, 4, 8):
+            other = v.shuffle(builder, a, a, [lane ^ bit for lane in range(16)])
+            sums, differences = builder.fadd(a, other), builder.fsub(other, a)
+            a = v.shuffle(builder, sums, differences, [lane + 16 * bool(lane & bit) for lane in range(16)])
+        return a
+
+    return f32x16(f32x16), codegen
+
+
+@intrinsic
 def lanes_at(typingctx, a, places):
     """Lane `i` of the result is lane `places[i]`, modulo 16, of `a`."""
 
@@ -386,6 +415,12 @@ def add_scaled(typingctx, acc, sums, scales):
 def sum_f32(typingctx, a, b):
     """a + b in float32."""
     return f32x16(f32x16, f32x16), lambda context, builder, signature, args: builder.fadd(*args)
+
+
+@intrinsic
+def difference_f32(typingctx, a, b):
+    """a - b in float32."""
+    return f32x16(f32x16, f32x16), lambda context, builder, signature, args: builder.fsub(*args)
 
 
 @intrinsic
