@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "DeviceCodes", "Rotor", "Steps", "agree", "agree_on_rotation", "best", "machine", "matmul", "path", "rescore", "rotate",
-    "score_rows", "scores", "set_threads", "to_device", "topk", "warmup",
+    "DeviceCodes", "Rotor", "Steps", "agree", "agree_on_rotation", "best", "machine", "matmul", "path", "rescore",
+    "rotate", "score_rows", "scores", "set_threads", "to_device", "topk", "warmup",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)

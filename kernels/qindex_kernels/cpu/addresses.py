@@ -205,11 +205,11 @@ def _addressed(rows: Rows) -> RowAddresses:
         largest_scale=_largest(rows.scale, 1.0),
         coarse_ratio=max(1, rows.levels[1].size // block) if len(rows.levels) > 1 else 1,
     )
-    found.parts = [found]
+    found.more = []  # the records of other parts
     for part, kind, copy in zip(rows.more, kinds[1:], copies[1:], strict=True):
         _append(found, RowAddresses(**_where(part, kind, copy, tail_start), table=address(_TABLES[part.kind])), kind)
     if rows.more:  # integers of all parts add up once their units are in the query
-        for one in found.parts:
+        for one in (found, *found.more):
             one.query_unit, one.integer_unit = one.integer_unit, 1.0
     for name in over:
         data = levels[name].data
@@ -252,8 +252,8 @@ def _append(rows: RowAddresses, part: RowAddresses, kind: int) -> None:
     part.functions, part.start = part.inner.address, rows.width
     rows.extent = rows.width + part.dim
     rows.width += part.width
-    rows.parts[-1].next = part.address
-    rows.parts.append(part)
+    (rows, *rows.more)[-1].next = part.address
+    rows.more.append(part)
 
 
 def _common(rows: Rows) -> float:
@@ -303,7 +303,7 @@ def kind_of(rows: Rows) -> int:
 
 def functions_for(rows: Rows, *names: str) -> Inner:
     """The functions for rows, and for their parts, by name."""
-    for part in addressed(rows).parts[1:]:
+    for part in addressed(rows).more:
         equip(part.inner, names)
     return inner(kind_of(rows), *names)
 

@@ -321,7 +321,7 @@ class _Scan:
             self.panels = panels_for(self.queries, number_bytes)
             self.group = group_for(found, self.queries, self.panels.n, 4, number_bytes)
         else:
-            self.block = max(16, BLOCK_BYTES // sum(part.row_bytes for part in found.parts) // 16 * 16)
+            self.block = max(16, BLOCK_BYTES // sum(part.row_bytes for part in (found, *found.more)) // 16 * 16)
             self.blocks = block_rows(found, self.queries)
             self.room = Room(scan_room(found, m, self.queries.width, self.queries.lanes, self.block))
 
