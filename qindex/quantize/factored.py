@@ -78,4 +78,4 @@ def whole_row(dim: int, grain: int = BLOCK_GRAIN) -> int:
 
 
 def _ratio(numbers: NDArray[np.float64], by: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.divide(numbers, by, out=np.zeros_like(numbers), where=by != 0)  # NaN stays
+    return np.divide(numbers, by, out=np.zeros_like(numbers), where=~(by <= 0))  # NaN stays
