@@ -28,6 +28,9 @@ from qindex_kernels.cpu.unpack import (
     FLOAT32,
     INT8,
     INTEGER_UNIT,
+    MASKED1,
+    MASKED2,
+    MASKED4,
     NF4,
     PLANES,
     SCALE_E4M3,
@@ -118,6 +121,7 @@ class RowAddresses(Record):
         ("width", INTEGER),  # of a query, in the first record; in others that of their part
         ("extent", INTEGER),  # of a decoded row: dim, or up to the end of the last part
         ("functions", INTEGER),  # the inner.Inner of a part behind the first
+        ("scanning", INTEGER),  # and another, for scans
         ("next", INTEGER),  # the part that follows
         ("scale", INTEGER),  # float32
         ("bias", INTEGER),  # float32
@@ -207,7 +211,8 @@ def _addressed(rows: Rows) -> RowAddresses:
     )
     found.more = []  # the records of other parts
     for part, kind, copy in zip(rows.more, kinds[1:], copies[1:], strict=True):
-        _append(found, RowAddresses(**_where(part, kind, copy, tail_start), table=address(_TABLES[part.kind])), kind)
+        record = RowAddresses(**_where(part, kind, copy, tail_start), table=address(_TABLES[part.kind]))
+        _append(found, record, part.kind)
     if rows.more:  # integers of all parts add up once their units are in the query
         for one in (found, *found.more):
             one.query_unit, one.integer_unit = one.integer_unit, 1.0
@@ -246,10 +251,11 @@ def _where(part: Part, kind: int, tail: NDArray[np.uint8], tail_start: int) -> d
     }
 
 
-def _append(rows: RowAddresses, part: RowAddresses, kind: int) -> None:
+def _append(rows: RowAddresses, part: RowAddresses, kind: str) -> None:
     """Let a part follow the last."""
-    part.inner = of_kind(kind)
-    part.functions, part.start = part.inner.address, rows.width
+    natural = FORMATS[kind].kind
+    part.inner, part.scan = of_kind(natural), of_kind(_SCANNED.get(kind, natural))
+    part.functions, part.scanning, part.start = part.inner.address, part.scan.address, rows.width
     rows.extent = rows.width + part.dim
     rows.width += part.width
     (rows, *rows.more)[-1].next = part.address
@@ -301,11 +307,17 @@ def kind_of(rows: Rows) -> int:
     return FORMATS[rows.kind].kind if split is None or rows.block % STEP[split] else split
 
 
-def functions_for(rows: Rows, *names: str) -> Inner:
-    """The functions for rows, and for their parts, by name."""
+# How a scan reads signs and half-integers, unless they have several blocks.
+_SCANNED = {"sign": MASKED1, "half2": MASKED2, "half4": MASKED4}
+
+
+def functions_for(rows: Rows, *names: str, scanning: bool = False) -> Inner:
+    """The functions for rows, and for their parts, by name. A scan may read codes otherwise than who decodes them."""
     for part in addressed(rows).more:
-        equip(part.inner, names)
-    return inner(kind_of(rows), *names)
+        equip(part.scan if scanning else part.inner, [name for name in names if name != "decode"])
+        equip(part.inner, [name for name in names if name == "decode"])
+    kind = kind_of(rows)
+    return inner(_SCANNED.get(rows.kind, kind) if scanning else kind, *names)
 
 
 @inlined

@@ -51,6 +51,12 @@ from qindex_kernels.cpu.simd import (
 from qindex_kernels.cpu.sources import SOURCES, inlined
 from qindex_kernels.cpu.unpack import (
     BIAS,
+    BITS1,
+    BITS2,
+    BITS4,
+    MASKED1,
+    MASKED2,
+    MASKED4,
     NF4,
     PLANES,
     STEP,
@@ -58,11 +64,15 @@ from qindex_kernels.cpu.unpack import (
     decode16,
     load_table,
     scales16,
+    store_dots,
     store_integers,
 )
 
 # Decoding fills the reorder window with few rows, so the hardware alone does not look far enough ahead: bytes.
 AHEAD = 4096
+
+# How the same rows are read where they are taken apart.
+_APART = {MASKED1: BITS1, MASKED2: BITS2, MASKED4: BITS4}
 
 # Kinds with a fast pass in integers. nf4 has none: its levels as int8 would be wrong by more than a query's.
 INTEGER_KINDS = frozenset(BIAS) - {NF4}
@@ -106,7 +116,8 @@ def of_kind(kind: int) -> Inner:
 def equip(found: Inner, names: Iterable[str]) -> None:
     """Add functions by name."""
     for name in names:
-        setattr(found, name, _FUNCTIONS[name](found.kind).address)
+        kind = _APART.get(found.kind, found.kind) if name == "decode" else found.kind
+        setattr(found, name, _FUNCTIONS[name](kind).address)
 
 
 def _inner(n_arguments: int) -> Any:
@@ -138,7 +149,7 @@ def dots(kind: int) -> Any:
                 b_sum = add_dots(kind, b_sum, b, dim, at, b_table, query)
                 c_sum = add_dots(kind, c_sum, c, dim, at, c_table, query)
                 d_sum = add_dots(kind, d_sum, d, dim, at, d_table, query)
-            store_sums_i32(raw, a_sum, b_sum, c_sum, d_sum)
+            store_dots(kind, raw, a_sum, b_sum, c_sum, d_sum)
             rows += 4 * row_bytes
             tables += 4 * table_row
             raw += 16

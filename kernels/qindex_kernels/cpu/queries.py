@@ -32,6 +32,7 @@ from qindex_kernels.cpu.simd import (
     zero_i32,
 )
 from qindex_kernels.cpu.sources import helper, inlined, kernel
+from qindex_kernels.cpu.unpack import MASKED1, MASKED2, MASKED4, deal_masked
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 
@@ -129,7 +130,7 @@ def quantize_parts(queries):
         while following != 0:
             part = read_rows(following)
             sums = zero_i32()
-            for d in range(part.start, part.start + part.dim, 16):
+            for d in range(part.start, part.start + (part.dim + 63) // 64 * 64, 16):  # zeros behind the last, too
                 store_quotients(codes + d, scaled(load_f32(values + 4 * d), np.float32(part.query_unit)), step)
             for d in range(part.start, part.start + part.dim, 64):
                 sums = dot_u8i8(sums, ones_u8(), load_bytes(codes + d))
@@ -139,14 +140,15 @@ def quantize_parts(queries):
 
 
 @helper
-def shift_of(inner, rows, queries, i, b):
+def shift_of(inner, rows, queries, i, b, scanning):
     """What BIAS adds too much to the integer sums of query i over block b, or over all parts; negative."""
     totals = queries.totals + 4 * queries.lanes * i
     shift, following = np.int32(-inner.bias) * peek_i32(totals + 4 * b), rows.next
     while following != 0:
         part = read_rows(following)
         totals += 4
-        shift -= np.int32(read_inner(part.functions).bias) * peek_i32(totals)
+        bias = read_inner(part.scanning if scanning else part.functions).bias
+        shift -= np.int32(bias) * peek_i32(totals)
         following = part.next
     return shift
 
@@ -193,6 +195,31 @@ def order(queries):
     elif step == 256:
         for at in range(queries.codes, stop, 256):
             deal(at, 4)
+
+
+@helper
+def order_masked(queries, inner):
+    """The same for parts of masked kinds; `inner` reads the first."""
+    kind, following = inner.kind, queries.rows
+    while following != 0:
+        part = read_rows(following)
+        if kind >= MASKED1:
+            for i in range(queries.m):
+                order_part(kind, queries.codes + queries.width * i + part.start, part.dim)
+        following = part.next
+        if following != 0:
+            kind = read_inner(read_rows(following).scanning).kind
+
+
+@inlined
+def order_part(kind, codes, dim):
+    for at in range(codes, codes + dim, 64):
+        if kind == MASKED1:
+            deal_masked(MASKED1, at)
+        elif kind == MASKED2:
+            deal_masked(MASKED2, at)
+        else:
+            deal_masked(MASKED4, at)
 
 
 @inlined
@@ -268,7 +295,7 @@ def fill_panels(panels_at, queries_at, inner_at, all_steps):
     for i in range(queries.m):
         for b in range(queries.blocks):
             at, own = 4 * (lanes * b + i), 4 * queries.lanes * i
-            poke_i32(panels.starts + at, shift_of(inner, rows, queries, i, b))
+            poke_i32(panels.starts + at, shift_of(inner, rows, queries, i, b, False))
             poke_f32(panels.totals + at, np.float32(peek_i32(queries.totals + own + 4 * b)))
             step = np.float32(1)
             if queries.per_block != 0:

@@ -41,6 +41,7 @@ from qindex_kernels.cpu.queries import (
     fill_float_panels,
     fill_panels,
     order,
+    order_masked,
     pack_signs,
     panels_for,
     prepare,
@@ -90,6 +91,7 @@ def scan(inner_at, rows_at, queries_at, search_at, blocks_at, room, block):
     bits = room + 4 * block  # of all queries, and a mask: the place of `starts`
     by_bits = inner.hamming != 0 and pack_signs(queries, bits)
     order(queries)
+    order_masked(queries, inner)
     by_blocks = rows.has_blocks != 0 and rows.one_block == 0
     starts, sums = room + 4 * block, room + 4 * block + 4 * queries.m * queries.width
     if by_blocks:
@@ -128,7 +130,7 @@ def add_parts(rows, query, first, n, raw, scratch):
     following = rows.next
     while following != 0:
         part = read_rows(following)
-        function, at = read_inner(part.functions).dots, row_address(part, first)
+        function, at = read_inner(part.scanning).dots, row_address(part, first)
         call(function, (query + part.start, at, part.row_bytes, part.dim, n, part.table, 0, scratch))
         for j in range(0, 4 * n, 64):
             store_i32(raw + j, add_i32(load_i32(raw + j), load_i32(scratch + j)))
@@ -190,7 +192,7 @@ def complete(inner, rows, queries, by_bits, i, first, n, raw):
     factor, shift = np.float32(rows.unit), np.int32(0)
     if inner.integers != 0:
         factor = np.float32(rows.integer_unit) * peek_f32(queries.steps + 4 * queries.lanes * i)
-        shift = shift_of(inner, rows, queries, i, 0)
+        shift = shift_of(inner, rows, queries, i, 0, True)
     if by_bits:  # <signs, signs> = dim - 2 * differing bits
         factor, shift = np.float32(-127) * factor, np.int32(-queries.dim)
     if rows.common != 0:
@@ -299,13 +301,13 @@ class _Scan:
     """What `m` queries for `k` rows need beside their numbers. It does not keep the rows alive."""
 
     def __init__(self, rows: Rows, m: int, k: int) -> None:
-        found, kind = addressed(rows), kind_of(rows)
-        self.integers, self.many = kind in INTEGER_KINDS, m >= BATCH_QUERIES
+        found = addressed(rows)
+        self.integers, self.many = kind_of(rows) in INTEGER_KINDS, m >= BATCH_QUERIES
         by_blocks = found.has_blocks and not found.one_block
         signs = rows.kind == "sign" and not by_blocks and not rows.more
         dots = f"{'' if self.integers else 'float_'}{'block_' if by_blocks else ''}dots"
         names = ("unpack",) * self.integers if self.many else (*("hamming",) * signs, dots)
-        self.functions = functions_for(rows, *names, "decode")
+        self.functions = functions_for(rows, *names, "decode", scanning=not self.many and not by_blocks)
         # A row scale times the smallest level is at most the norm of a row, unless block scales or float32 make that
         # tiny: then the largest scale is known.
         self.scale_of_norm = 0.0 if rows.block or rows.kind == "float32" else 2.0**36

@@ -14,14 +14,15 @@ from qindex_kernels.cpu.target import PATH
 from qindex_kernels.cpu.vectors import F16, F32, I1, I8, I16, I32, f32x16, i32x16, u8x64
 
 # Which numbers a row holds. BITSn is an integer of n bits: a place in a table of levels (2 to 4 bits), or a number.
-# SPLIT2 and SPLIT4 are BITS2 and BITS4 read in another order, without tables (below).
+# SPLIT2 and SPLIT4 are BITS2 and BITS4 read in another order, without tables, and MASKED1 to MASKED4 are codes of signs
+# and half-integers that are not taken apart (below).
 FLOAT32, FLOAT16, E4M3, E5M2, E3M4, E3M2, E2M3, NF4, INT8 = range(9)
-BITS1, BITS2, BITS3, BITS4, BITS5, BITS6, BITS7, SPLIT2, SPLIT4 = range(9, 18)
+BITS1, BITS2, BITS3, BITS4, BITS5, BITS6, BITS7, SPLIT2, SPLIT4, MASKED1, MASKED2, MASKED4 = range(9, 21)
 
 # The widths of the planes that the codes of a kind lie in.
 PLANES = (
     (32,), (16,), (8,), (8,), (8,), (4, 2), (4, 2), (4,), (8,), (1,), (2,), (2, 1), (4,), (4, 1), (4, 2), (4, 2, 1),
-    (2,), (4,),
+    (2,), (4,), (1,), (2,), (4,),
 )  # fmt: skip
 
 TABLES = (BITS2, BITS3, BITS4)  # kinds whose levels are int8 numbers in memory
@@ -30,7 +31,7 @@ TABLES = (BITS2, BITS3, BITS4)  # kinds whose levels are int8 numbers in memory
 # by 1 / 254 at most; the small floats of 8 bits have no such integers.
 BIAS = {
     INT8: 128, BITS1: 1, BITS2: 128, BITS3: 128, BITS4: 128, BITS5: 16, BITS6: 32, BITS7: 64, E2M3: 64, NF4: 128,
-    SPLIT2: 2, SPLIT4: 8,
+    SPLIT2: 2, SPLIT4: 8, MASKED1: 1, MASKED2: 3, MASKED4: 15,
 }  # fmt: skip
 INTEGER_UNIT = {E2M3: 1 / 8, NF4: 1 / 127}
 
@@ -38,6 +39,11 @@ INTEGER_UNIT = {E2M3: 1 / 8, NF4: 1 / 127}
 # dimensions first come those that are 0 modulo 2 (4), then those that are 1, ... Queries are put in this order too.
 STEPS = {SPLIT2: 256, SPLIT4: 128}
 STEP = tuple(STEPS.get(kind, 64) for kind in range(len(PLANES)))
+
+# The masked kinds broadcast the bytes of 64 dimensions to a register of 64 and keep one code in each: code `k` of each
+# byte in the `k`-th share of the register, where it is still 2 ** (width * k) times too large. So are the four products
+# that an integer dot product adds to a lane: a shift sets the sums right, once a row. Queries are dealt in that order.
+MASKED = {MASKED1: 1, MASKED2: 2, MASKED4: 4}
 
 NF4_LEVELS = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
@@ -169,6 +175,12 @@ def _integer_steps(builder, kind, row, dim, at, table):
         mask = v.const(u8x64.llvm, (1 << width) - 1)
         parts = [builder.lshr(codes, v.const(codes.type, shift)) for shift in range(0, 8, width)]
         return [builder.and_(builder.bitcast(part, u8x64.llvm), mask) for part in parts]
+    if kind in MASKED:
+        width = MASKED[kind]
+        here = builder.add(row, builder.lshr(builder.mul(at, at.type(width)), at.type(3)))
+        some = v.load(builder, here, v.vec(I8, 8 * width))
+        masks = ir.Constant(u8x64.llvm, [_mask(width, lane) for lane in range(64)])
+        return [builder.and_(v.shuffle(builder, some, some, [lane % (8 * width) for lane in range(64)]), masks)]
     if kind == BITS1:
         return [_plane(builder, 1, row, at, 64, shift=1)]
     codes = _codes(builder, kind, row, dim, at, 64)
@@ -187,11 +199,55 @@ def _integer_steps(builder, kind, row, dim, at, table):
     return [codes]
 
 
+def _mask(width, lane):
+    """The bits of the code that a lane of a masked kind keeps."""
+    return (1 << width) - 1 << width * (lane // (8 * width))
+
+
+@intrinsic(prefer_literal=True)
+def store_dots(typingctx, kind, address, a, b, c, d):
+    """Store the sums that `add_dots` has of four rows as four int32 numbers."""
+    if not _is_literal(kind):
+        return None
+    value = kind.literal_value
+
+    def codegen(context, builder, signature, args):
+        sums = list(args[2:])
+        if value in MASKED:
+            width = MASKED[value]
+            shifts = ir.Constant(i32x16.llvm, [width * (4 * lane // (8 * width)) for lane in range(16)])
+            sums = [builder.ashr(one, shifts) for one in sums]
+        stored = v.quad_sums(builder, sums, builder.add)
+        if value in MASKED:
+            stored = builder.add(stored, stored)  # half-integers are halves of odd numbers: 2 * code - BIAS
+        v.store(builder, stored, args[1])
+        return context.get_dummy_value()
+
+    return types.void(kind, types.intp, i32x16, i32x16, i32x16, i32x16), codegen
+
+
+@intrinsic(prefer_literal=True)
+def deal_masked(typingctx, kind, address):
+    """Put 64 bytes of a query in the order of a masked kind, in place."""
+    if not _is_literal(kind):
+        return None
+    piles = 8 // MASKED[kind.literal_value]
+
+    def codegen(context, builder, signature, args):
+        cards = v.load(builder, args[1], u8x64.llvm)
+        dealt = [card for pile in range(piles) for card in range(pile, 64, piles)]
+        v.store(builder, v.shuffle(builder, cards, cards, dealt), args[1])
+        return context.get_dummy_value()
+
+    return types.void(kind, types.intp), codegen
+
+
 @intrinsic(prefer_literal=True)
 def add_dots(typingctx, kind, sums, row, dim, at, table, query):
     """sums + the products of the integers of a row, plus BIAS, and the int8 query, of STEP dimensions from `at` on.
 
-    `at` is a multiple of STEP; `table` comes from `load_table`; the query lies in the order of the kind.
+    Sums of masked kinds are not yet sums before `store_dots`. `at` is a multiple of STEP; `table` comes from
+    `load_table`; the query lies in the order of the kind.
     """
     if not _is_literal(kind):
         return None
