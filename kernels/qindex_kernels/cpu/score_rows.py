@@ -6,14 +6,14 @@ The score is that of `topk`, by the same function; rows are read where they lie.
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.addresses import address, addressed, functions_for, read_rows
+from qindex_kernels.cpu.addresses import address, addressed, fine_address, functions_for, read_rows, row_address
 from qindex_kernels.cpu.exact import decoded_stride, exact_score
 from qindex_kernels.cpu.heap import is_worse, replace_worst, sort_best_first
 from qindex_kernels.cpu.inner import read_inner
 from qindex_kernels.cpu.queries import contiguous, copy_query
 from qindex_kernels.cpu.record import Room
-from qindex_kernels.cpu.simd import peek_f32, peek_i64
-from qindex_kernels.cpu.sources import kernel
+from qindex_kernels.cpu.simd import peek_f32, peek_i64, prefetch
+from qindex_kernels.cpu.sources import helper, kernel
 from qindex_kernels.layout import Rows
 
 
@@ -26,6 +26,22 @@ def score(inner_at, rows_at, query, scratch, values, offset, chosen, result):
             result[i, j] = exact_score(inner, query, offset[i], rows, chosen[i, j], scratch)
 
 
+AHEAD = 8  # rows: chosen ones lie anywhere, so the hardware cannot know which come next
+
+
+@helper
+def ask_for(rows, row):
+    """Prefetch all of a row."""
+    prefetch(fine_address(rows, row))
+    following = np.intp(1)
+    while following != 0:
+        for at in range(row_address(rows, row), row_address(rows, row) + rows.row_bytes + 63, 64):
+            prefetch(at)
+        following = rows.next
+        if following != 0:
+            rows = read_rows(following)
+
+
 @kernel
 def score_best(inner_at, rows_at, query, scratch, values, offset, chosen, estimates, slack, ids, scores, best, counts):
     """`scores` and `best` (m, k) hold what stands for no row."""
@@ -35,6 +51,8 @@ def score_best(inner_at, rows_at, query, scratch, values, offset, chosen, estima
         heap, kept = np.intp(scores[i].ctypes.data), np.intp(best[i].ctypes.data)
         for j in range(chosen.shape[1]):
             row = chosen[i, j]
+            if j + AHEAD < chosen.shape[1] and chosen[i, j + AHEAD] >= 0:
+                ask_for(rows, chosen[i, j + AHEAD])
             if row < 0:
                 continue
             if counts[i] >= k and estimates[i, j] + slack[i] < peek_f32(heap):
