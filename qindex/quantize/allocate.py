@@ -4,7 +4,6 @@
 """
 
 import functools
-import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,10 +20,9 @@ def water_fill(energies: ArrayLike, budget: int) -> NDArray[np.int64]:
 
     `energies` are the variances of the axes, or variances times what an error of the axis weighs, largest first: an
     axis of `b` bits leaves `energy * uniform_error(b)`. Eight axes in a row share their bits, and so do the last
-    `dim % 8`. No other such choice leaves less (reverse water-filling). The rows take exactly `budget` bytes, but for
-    what the last few axes cannot use where all others have 8 bits.
+    `dim % 8`. No other such choice leaves less (reverse water-filling), and the rows take `budget` bytes, no less.
 
-    Raises ValueError for a budget below one byte or beyond `dim`, where no axis can take more.
+    Raises ValueError for a budget below one byte or beyond `dim`, where every axis has 8 bits.
     """
     energies = np.asarray(energies, np.float64)
     if energies.ndim != 1 or len(energies) == 0 or not np.isfinite(energies).all() or energies.min() < 0:
@@ -41,17 +39,12 @@ def water_fill(energies: ArrayLike, budget: int) -> NDArray[np.int64]:
     # Each bit gains less than the one before it, and each costs a byte: the best are the largest.
     steps = np.argsort(-gains, axis=None, kind="stable")
     gained = np.concatenate([[0.0], np.cumsum(gains.ravel()[steps])])
-
-    def last_gains(bits: int) -> float:
-        left = budget - packed_bytes(bits, rest)
-        if left < 0:
-            return -math.inf
-        return float(gained[min(left, len(steps))] + energies[eights * GRAIN :].sum() * (1 - errors[bits]))
-
-    last = max(range(9), key=last_gains) if rest else 0
-    taken = steps[: budget - packed_bytes(last, rest)]
-    bits = np.bincount(taken // 8, minlength=eights)
-    return np.concatenate([np.repeat(bits, GRAIN), np.full(rest, last)]).astype(np.int64)
+    # What the last axes leave to the others must be what these can take.
+    left = {bits: budget - packed_bytes(bits, rest) for bits in range(9)}
+    possible = [bits for bits in left if 0 <= left[bits] <= len(steps)]
+    last = max(possible, key=lambda bits: gained[left[bits]] - energies[eights * GRAIN :].sum() * errors[bits])
+    taken = np.bincount(steps[: left[last]] // 8, minlength=eights)
+    return np.concatenate([np.repeat(taken, GRAIN), np.full(rest, last)]).astype(np.int64)
 
 
 def packed_bytes(bits: int, count: int) -> int:

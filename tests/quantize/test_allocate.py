@@ -14,7 +14,7 @@ from qindex.quantize.gaussian import uniform_error
 
 few = settings(deadline=None, max_examples=60, derandomize=True)
 ERRORS = np.array([1.0, *(uniform_error(bits) for bits in range(1, 9))])
-FALLING = 1 / np.arange(1.0, 101.0) ** 2
+FALLING = 1 / np.arange(1.0, 401.0) ** 2
 
 
 def row_bytes(bits: NDArray[np.int64]) -> int:
@@ -41,7 +41,7 @@ def test_no_bits_of_eights_leave_less_error(energies: list[float], share: float)
     assert bits.shape == (dim,)
     assert bits.min() >= 0
     assert bits.max() <= 8
-    assert row_bytes(bits) <= budget
+    assert row_bytes(bits) == budget
     least = np.inf
     for chosen in itertools.product(range(9), repeat=-(-dim // 8)):
         each = np.repeat(chosen, 8)[:dim]
@@ -50,12 +50,12 @@ def test_no_bits_of_eights_leave_less_error(energies: list[float], share: float)
     assert np.dot(energies, ERRORS[bits]) <= least * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("dim", [8, 24, 100, 384])
-def test_the_budget_is_met_exactly(dim: int) -> None:
-    energies = np.sort(np.random.default_rng(dim).lognormal(0, 2, dim))[::-1]
-    for budget in range(1, dim // 8 * 8 + 1):
-        assert row_bytes(water_fill(energies, budget)) == budget
-    np.testing.assert_array_equal(water_fill(energies, dim), 8)
+@pytest.mark.parametrize("dim", [*range(1, 18), 100, 384])
+def test_every_budget_is_met_exactly(dim: int) -> None:
+    for energies in (np.sort(np.random.default_rng(dim).lognormal(0, 2, dim))[::-1], np.zeros(dim)):
+        for budget in range(1, dim + 1):
+            assert row_bytes(water_fill(energies, budget)) == budget
+    np.testing.assert_array_equal(water_fill(FALLING[:dim], dim), 8)
 
 
 def test_more_energy_gets_no_fewer_bits_and_a_larger_budget_takes_none_away() -> None:
@@ -69,13 +69,13 @@ def test_more_energy_gets_no_fewer_bits_and_a_larger_budget_takes_none_away() ->
 
 def test_the_unit_of_energies_does_not_matter() -> None:
     for budget in (3, 17, 60):
-        np.testing.assert_array_equal(water_fill(FALLING, budget), water_fill(FALLING * 2.0**-40, budget))
+        np.testing.assert_array_equal(water_fill(FALLING[:100], budget), water_fill(FALLING[:100] * 2.0**-40, budget))
 
 
 @pytest.mark.parametrize("budget", [0, -1, 101])
 def test_a_budget_that_axes_cannot_take_names_the_bound(budget: int) -> None:
     with pytest.raises(ValueError, match=f"from 1 byte to 100, which is 8 bits for each of 100 axes, got {budget}"):
-        water_fill(FALLING, budget)
+        water_fill(FALLING[:100], budget)
 
 
 @pytest.mark.parametrize(
