@@ -14,7 +14,19 @@ if TYPE_CHECKING:
     from qindex.io import FormatError
     from qindex.kernels import set_threads
     from qindex.opening import load, verify
-    from qindex.quantize import Binary, Chain, Float8, Float16, Float32, Int4, Int8, LloydMax, Microscaling, RaBitQ
+    from qindex.quantize import (
+        Binary,
+        Chain,
+        Float8,
+        Float16,
+        Float32,
+        Int4,
+        Int8,
+        LloydMax,
+        Microscaling,
+        RaBitQ,
+        Spectral,
+    )
     from qindex.search.retriever import Retriever
     from qindex.transform import PCA, Center, Rotation, Standardize, Truncate, Whiten
 
@@ -35,6 +47,7 @@ _HOMES = {
     "PCA": "qindex.transform",
     "Retriever": "qindex.search.retriever",
     "Rotation": "qindex.transform",
+    "Spectral": "qindex.quantize",
     "SentenceEncoder": "qindex.encode.sentence",
     "Standardize": "qindex.transform",
     "Truncate": "qindex.transform",
@@ -62,6 +75,7 @@ __all__ = [
     "Retriever",
     "Rotation",
     "SentenceEncoder",
+    "Spectral",
     "Standardize",
     "Truncate",
     "Whiten",

@@ -42,13 +42,7 @@ def encode_factored(
             data[part], levels = choose(rows)
             products = row_dots(rows, levels)
             wanted = _ratio(row_dots(rows, rows), products) if unbiased else _ratio(products, row_dots(levels, levels))
-        if not wanted.max() <= FLOAT16.max_value:
-            row = start + int(wanted.argmax())
-            distance = row_norms(vectors[row : row + 1] - origin.mean)[0]
-            raise ValueError(
-                f"vectors must lie within about 100 times the distance from the mean that fit has seen, but row {row} "
-                f"lies {distance:.3g} from it; fit again with such vectors"
-            )
+        check_factors(wanted, vectors, origin, start)
         factors[part, 0] = wanted
         return float((factors[part, 0] * row_norms(levels)).max())
 
@@ -61,6 +55,17 @@ def encode_factored(
         scales=(BlockValues(factors, FLOAT16, whole_row(dim)),),
         tables=tables,
     )
+
+
+def check_factors(wanted: NDArray[np.float64], vectors: Vectors, origin: Origin, start: int) -> None:
+    """Refuse rows whose factor is too large for float16: those of `vectors` from `start` on."""
+    if not wanted.max() <= FLOAT16.max_value:
+        row = start + int(wanted.argmax())
+        distance = row_norms(vectors[row : row + 1] - origin.mean)[0]
+        raise ValueError(
+            f"vectors must lie within about 100 times the distance from the mean that fit has seen, but row {row} "
+            f"lies {distance:.3g} from it; fit again with such vectors"
+        )
 
 
 def coded_lengths(codes: Codes, levels: Callable[[Codes], Vectors]) -> NDArray[np.float64]:

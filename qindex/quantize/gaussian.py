@@ -37,6 +37,15 @@ def uniform_step(bits: int) -> float:
         step = new
 
 
+@functools.cache
+def uniform_error(bits: int) -> float:
+    """The mean squared error that the levels at `uniform_step` leave of a standard normal number."""
+    half = 1 << bits - 1
+    step = uniform_step(bits)
+    _, moments = _cells(np.arange(1 - half, half) * step)
+    return float(1 - step * ((np.arange(-half, half) + 0.5) * moments).sum())
+
+
 def _cells(edges: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The share of numbers between neighbouring edges (beyond the last ones, too), and their mean times that share."""
     below = np.array([0.0, *(0.5 * math.erfc(-edge / math.sqrt(2)) for edge in edges), 1.0])

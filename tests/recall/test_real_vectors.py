@@ -22,6 +22,7 @@ from qindex import (
     Microscaling,
     RaBitQ,
     Rotation,
+    Spectral,
     Standardize,
 )
 from qindex.evaluate.metrics import recall
@@ -45,6 +46,12 @@ FLOORS = [
     (RaBitQ(8), None, 0.991),
     (LloydMax(2), None, 0.849),
     (LloydMax(4), None, 0.954),
+    (Spectral(50), None, 0.0),
+    (Spectral(98), None, 0.0),
+    (Spectral(150), None, 0.0),
+    (Spectral(194), None, 0.0),
+    (Spectral(290), None, 0.0),
+    (Spectral(386), None, 0.0),
     (Int4("range"), None, 0.933),
     (Int4(), None, 0.940),
     (Microscaling("mxfp4"), None, 0.925),

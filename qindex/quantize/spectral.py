@@ -1,0 +1,162 @@
+"""Spectral: any number of bytes, with the bits where the vectors vary most."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qindex.formats import FLOAT16, SIGN
+from qindex.io import register
+from qindex.quantize.factored import check_factors, whole_row
+from qindex.quantize.origin import check_seed
+from qindex.quantize.rabitq import signs
+from qindex.quantize.rows import ROUNDED_UP, check_codes, check_dim, row_dots, unfitted
+from qindex.quantize.spectrum import Spectrum
+from qindex.types import BlockValues, Codes, Part, Queries, Vectors, as_vectors, row_norms
+
+LEAST_BYTES = 16
+_FACTOR_BYTES = 2
+
+# Choosing levels takes many passes over a few temporaries, which stay in the cache.
+_AT_ONCE = 512
+
+# Sizes of the steps that are tried for each row, where levels are so fine that what lies beyond the last one decides.
+_TRIED = np.exp(np.arange(-5, 2) * 0.08).astype(np.float32)
+_FINE = 6  # bits
+
+
+@register("Spectral")
+@dataclass(frozen=True, eq=False)
+class Spectral:
+    """Transform coding in `bytes` a vector: `v ~ mean + factor * axes^T (unit * level)`, and no training.
+
+    `fit` finds the principal axes, gives each a width of 0 to 8 bits by its variance (reverse water-filling), and turns
+    axes of equal bits at random among each other. A row lies on uniform grids, one part a width, with a float16 factor
+    that keeps the row's distance from the mean. 16 bytes or more, up to dim + 2.
+    """
+
+    bytes: int = 98
+    seed: int = 0
+    spectrum: Spectrum | None = field(default=None, repr=False)  # learnt
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bytes, int) or isinstance(self.bytes, bool) or self.bytes < LEAST_BYTES:
+            raise ValueError(f"bytes must be an integer of at least {LEAST_BYTES}, got {self.bytes!r}")
+        check_seed(self.seed)
+        if self.spectrum is not None and (
+            not isinstance(self.spectrum, Spectrum) or self.spectrum.row_bytes != self.bytes - _FACTOR_BYTES
+        ):
+            raise ValueError(f"spectrum must be learnt by fit for {self.bytes} bytes, got {self.spectrum!r}")
+
+    def fit(self, vectors: Vectors) -> "Spectral":
+        """A Spectral with the mean and the axes of (n, dim) floats. Any number of rows will do, more tell more.
+
+        Raises ValueError where all axes together cannot take so many bytes.
+        """
+        vectors = as_vectors(vectors, nonempty=True)
+        self.bytes_per_vector(vectors.shape[1])
+        return Spectral(self.bytes, self.seed, Spectrum.of(vectors, self.bytes - _FACTOR_BYTES, self.seed))
+
+    @property
+    def fitted(self) -> bool:
+        return self.spectrum is not None
+
+    def quantize(self, vectors: Vectors) -> Codes:
+        """(n, dim) floats -> n codes with a float16 factor each.
+
+        Raises ValueError for a vector more than about 100 times as far from the mean as any that `fit` has seen.
+        """
+        spectrum = self._learnt()
+        vectors = as_vectors(vectors, dim=spectrum.dim)
+        n, kept = len(vectors), len(spectrum.bits)
+        parts = [
+            Part(np.empty((n, format.row_bytes(count)), np.uint8), format, count) for format, count in spectrum.parts
+        ]
+        factors = np.empty((n, 1), np.float16)
+        max_norm = 0.0
+        for start in range(0, n, _AT_ONCE):
+            rows = slice(start, min(start + _AT_ONCE, n))
+            with np.errstate(over="ignore", invalid="ignore"):  # rows that lie too far out are refused below
+                directions, sizes = spectrum.directions(vectors[rows])
+                levels = _levels(spectrum, directions)
+                decoded = row_norms(levels * spectrum.units) / np.sqrt(spectrum.dim)
+                wanted = np.divide(sizes, decoded, out=np.zeros_like(sizes), where=decoded > 0)
+            check_factors(wanted, vectors, spectrum.origin, start)
+            factors[rows, 0] = wanted
+            for part, numbers in zip(parts, _in_parts(levels, spectrum), strict=True):
+                part.data[rows] = part.format.encode(numbers)
+            norms = factors[rows, 0] * row_norms(levels)
+            max_norm = max(max_norm, float(norms.max()))
+        scales = (BlockValues(factors, FLOAT16, whole_row(kept)),)
+        first, *more = parts
+        return Codes(first.data, first.format, kept, max_norm * ROUNDED_UP, scales=scales, more=tuple(more))
+
+    def dequantize(self, codes: Codes) -> Vectors:
+        """The vectors that scores are products with: (n, dim) float32."""
+        spectrum = self._learnt()
+        check_codes(codes, self.quantize(np.empty((0, spectrum.dim), np.float32)))
+        result = np.empty((len(codes), spectrum.dim), np.float32)
+        for start in range(0, len(codes), _AT_ONCE):
+            part = codes[start : start + _AT_ONCE]
+            result[start : start + _AT_ONCE] = spectrum.vectors(part.levels * part.scales[0].values * spectrum.units)
+        return result
+
+    def prepare(self, queries: Vectors) -> Queries:
+        """(m, dim) floats as the levels meet them, and their products with the mean."""
+        spectrum = self._learnt()
+        queries = as_vectors(queries, "queries", spectrum.dim)
+        return Queries(spectrum.along(queries), (queries.astype(np.float64) * spectrum.origin.mean).sum(axis=1))
+
+    def bytes_per_vector(self, dim: int) -> int:
+        """`bytes`, of which 2 are for the factor."""
+        check_dim("Spectral", dim, None if self.spectrum is None else self.spectrum.dim)
+        if self.bytes > dim + _FACTOR_BYTES:
+            raise ValueError(
+                f"bytes must be at most {dim + _FACTOR_BYTES} for vectors of dim {dim} (8 bits for each of {dim} axes, "
+                f"and 2 bytes for the factor), got {self.bytes}"
+            )
+        return self.bytes
+
+    def _learnt(self) -> Spectrum:
+        if self.spectrum is None:
+            raise unfitted("Spectral")
+        return self.spectrum
+
+
+def _levels(spectrum: Spectrum, directions: Vectors) -> Vectors:
+    """Levels near directions, the nearest or, where they are fine, of those tried the ones that point most alike."""
+    steps = spectrum.steps
+    in_steps = np.divide(directions, steps, out=np.zeros_like(directions), where=steps > 0)
+    if spectrum.bits[0] < _FINE:
+        return _nearest(spectrum, in_steps)
+    units = spectrum.units
+    best = _nearest(spectrum, in_steps)
+    best_cosine = np.full(len(directions), -np.inf)
+    for size in _TRIED:
+        levels = _nearest(spectrum, in_steps / size)
+        decoded = levels * units
+        squares = row_dots(decoded, decoded)
+        cosine = row_dots(directions, decoded) / np.sqrt(np.where(squares > 0, squares, 1))
+        better = cosine > best_cosine
+        best[better] = levels[better]
+        best_cosine = np.maximum(cosine, best_cosine)
+    return best
+
+
+def _nearest(spectrum: Spectrum, in_steps: Vectors) -> Vectors:
+    levels = in_steps.copy()
+    for (format, _), numbers in zip(spectrum.parts, _in_parts(levels, spectrum), strict=True):
+        if format == SIGN:
+            numbers[...] = signs(numbers)
+            continue
+        if format.kind == "half_integer":
+            np.floor(numbers, out=numbers)
+            numbers += np.float32(0.5)
+        else:
+            np.rint(numbers, out=numbers)
+        np.clip(numbers, format.levels.min(), format.levels.max(), out=numbers)
+    return levels
+
+
+def _in_parts(numbers: Vectors, spectrum: Spectrum) -> list[Vectors]:
+    """Views of the columns of each part."""
+    return np.split(numbers, np.cumsum([count for _, count in spectrum.parts])[:-1], axis=1)
