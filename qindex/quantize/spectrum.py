@@ -1,6 +1,7 @@
 """What Spectral learns: the principal axes of rows, turned at random where bits are equal, and the bits of each."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from qindex.quantize.allocate import water_fill
 from qindex.quantize.gaussian import uniform_error, uniform_step
 from qindex.quantize.origin import Origin
 from qindex.transform import Rotation
+from qindex.transform.affine import along_axes
 from qindex.transform.pca import principal_axes
 from qindex.types import Vectors, as_vectors, row_norms
 
@@ -77,6 +79,10 @@ class Spectrum:
     def dim(self) -> int:
         return self.origin.dim
 
+    @cached_property
+    def _exact_axes(self) -> NDArray[np.float64]:
+        return self.axes.astype(np.float64)
+
     @property
     def parts(self) -> list[tuple[Format, int]]:
         """The format of each part of a row, and how many axes it holds."""
@@ -108,7 +114,7 @@ class Spectrum:
         rows = self.origin.rows(vectors)
         sizes = row_norms(rows) / np.sqrt(self.dim)
         # In float64: rounding to float32 then hides in what order a batch of rows was added up.
-        along = (rows.astype(np.float64) @ self.axes.T) / np.where(sizes > 0, sizes, 1)[:, None]
+        along = along_axes(rows.astype(np.float64), self._exact_axes) / np.where(sizes > 0, sizes, 1)[:, None]
         return along.astype(np.float32), sizes
 
     def vectors(self, decoded: Vectors) -> Vectors:
@@ -118,7 +124,7 @@ class Spectrum:
     def along(self, queries: Vectors) -> Vectors:
         """(m, dim) floats as levels along the axes meet them: (m, kept)."""
         units = self.units * 2.0**-self.origin.exponent
-        return ((queries.astype(np.float64) @ self.axes.T) * units).astype(np.float32)
+        return (along_axes(queries.astype(np.float64), self._exact_axes) * units).astype(np.float32)
 
 
 def _format(bits: int) -> Format:

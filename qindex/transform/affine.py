@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,6 +11,10 @@ from numpy.typing import NDArray
 from qindex.io import register
 from qindex.transform.moments import blocks
 from qindex.types import Queries, Vectors, as_vectors
+
+# Below so many rows a product of matrices is no faster than one dot product after the other, and its threads would wait
+# for cores that others use: a search prepares one query at a time.
+FEW_ROWS = 8
 
 QueryRule = Literal["inverse", "same"]
 
@@ -63,11 +68,15 @@ class Affine:
         values = _blockwise(lambda q: self._along_axes(q) * self.scale, rows, "transformed queries")
         return Queries(values, (rows.astype(np.float64) * self.mean).sum(axis=1))
 
+    @cached_property
+    def _exact_axes(self) -> NDArray[np.float64]:
+        return np.empty((0, self.dim)) if self.axes is None else self.axes.astype(np.float64)
+
     def _along_axes(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        return rows if self.axes is None else rows @ self.axes.T
+        return rows if self.axes is None else along_axes(rows, self._exact_axes)
 
     def _from_axes(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        return rows if self.axes is None else rows @ self.axes
+        return rows if self.axes is None else rows @ self._exact_axes
 
 
 class AffineTransform:
@@ -100,6 +109,13 @@ class AffineTransform:
         if self.affine is None:
             raise unfitted(type(self).__name__)
         return self.affine
+
+
+def along_axes(rows: NDArray[np.float64], axes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """rows (n, dim) @ axes^T (dim_out, dim): (n, dim_out)."""
+    if len(rows) >= FEW_ROWS:
+        return rows @ axes.T
+    return np.stack([np.vecdot(axes, row) for row in rows]) if len(rows) else np.empty((0, len(axes)))
 
 
 def unfitted(name: str) -> ValueError:
