@@ -14,9 +14,21 @@ if TYPE_CHECKING:
     from qindex.io import FormatError
     from qindex.kernels import set_threads
     from qindex.opening import load, verify
-    from qindex.quantize import Binary, Chain, Float8, Float16, Float32, Int4, Int8, LloydMax, Microscaling, RaBitQ
+    from qindex.quantize import (
+        Binary,
+        Chain,
+        Float8,
+        Float16,
+        Float32,
+        Int4,
+        Int8,
+        LloydMax,
+        Microscaling,
+        ProductQuantizer,
+        RaBitQ,
+    )
     from qindex.search.retriever import Retriever
-    from qindex.transform import PCA, Center, Rotation, Standardize, Truncate, Whiten
+    from qindex.transform import OPQ, PCA, Center, Rotation, Standardize, Truncate, Whiten
 
 _HOMES = {
     "Binary": "qindex.quantize",
@@ -31,7 +43,9 @@ _HOMES = {
     "Int8": "qindex.quantize",
     "LloydMax": "qindex.quantize",
     "Microscaling": "qindex.quantize",
+    "ProductQuantizer": "qindex.quantize",
     "RaBitQ": "qindex.quantize",
+    "OPQ": "qindex.transform",
     "PCA": "qindex.transform",
     "Retriever": "qindex.search.retriever",
     "Rotation": "qindex.transform",
@@ -45,6 +59,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "OPQ",
     "PCA",
     "Binary",
     "Center",
@@ -58,6 +73,7 @@ __all__ = [
     "Int8",
     "LloydMax",
     "Microscaling",
+    "ProductQuantizer",
     "RaBitQ",
     "Retriever",
     "Rotation",
