@@ -24,11 +24,12 @@ if TYPE_CHECKING:
         Int8,
         LloydMax,
         Microscaling,
+        ProductQuantizer,
         RaBitQ,
         Spectral,
     )
     from qindex.search.retriever import Retriever
-    from qindex.transform import PCA, Center, Rotation, Standardize, Truncate, Whiten
+    from qindex.transform import OPQ, PCA, Center, Rotation, Standardize, Truncate, Whiten
 
 _HOMES = {
     "Binary": "qindex.quantize",
@@ -43,7 +44,9 @@ _HOMES = {
     "Int8": "qindex.quantize",
     "LloydMax": "qindex.quantize",
     "Microscaling": "qindex.quantize",
+    "ProductQuantizer": "qindex.quantize",
     "RaBitQ": "qindex.quantize",
+    "OPQ": "qindex.transform",
     "PCA": "qindex.transform",
     "Retriever": "qindex.search.retriever",
     "Rotation": "qindex.transform",
@@ -58,6 +61,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "OPQ",
     "PCA",
     "Binary",
     "Center",
@@ -71,6 +75,7 @@ __all__ = [
     "Int8",
     "LloydMax",
     "Microscaling",
+    "ProductQuantizer",
     "RaBitQ",
     "Retriever",
     "Rotation",

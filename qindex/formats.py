@@ -4,7 +4,8 @@ A format knows nothing of scales, rows or vectors. Quantizers choose codes, kern
 format what a code means, so each rule (rounding, saturation, bit order) is written once, here.
 
 A code of `bits` bits lies in planes of 1, 2, 4 or 8 bits, its lowest bits in the first. In a packed row the planes come
-one behind the other, each little-endian: the first dimension in the lowest bits, filled up to whole bytes.
+one behind the other, each little-endian: the first dimension in the lowest bits, filled up to whole bytes. A code
+stands for one number; in the one-hot formats, for `span` of them.
 """
 
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ Kind = Literal[
     "table",  # any levels, the same for all rows
     "codebook",  # any int8 levels, kept beside the codes (`Codes.tables`)
     "exponent",  # code c stands for 2 ** (c - 127): a format of scales
+    "one_hot",  # one code for 2 ** bits numbers: number c of them is 1, the others are 0
 ]
 
 # Widths of the planes that a code of so many bits lies in.
@@ -42,9 +44,16 @@ class Format:
     max_value: float = float("inf")  # the largest finite magnitude; encode saturates to it
     table: tuple[float, ...] = ()  # table formats: the level of each code, ascending
 
+    @property
+    def span(self) -> int:
+        """Numbers that one code stands for."""
+        return 1 << self.bits if self.kind == "one_hot" else 1
+
     def row_bytes(self, dim: int) -> int:
-        """Bytes that one row of `dim` packed numbers takes."""
-        return sum((dim * width + 7) // 8 for width in PLANES[self.bits])
+        """Bytes that one row of `dim` packed numbers takes. ValueError unless `dim` is a multiple of `span`."""
+        if dim % self.span:
+            raise ValueError(f"dim must be a multiple of {self.span} for {self.name}, got {dim}")
+        return sum((dim // self.span * width + 7) // 8 for width in PLANES[self.bits])
 
     @cached_property
     def levels(self) -> NDArray[np.float32]:
@@ -69,6 +78,8 @@ class Format:
                 return self._small_float_levels()
             case "codebook":
                 raise ValueError(f"the levels of {self.name} lie beside the codes, in Codes.tables")
+            case "one_hot":
+                raise ValueError(f"a code of {self.name} stands for {self.span} numbers: use decode")
         raise ValueError(f"{self.name} has too many codes for a table of levels")
 
     def _small_float_levels(self) -> NDArray[np.float32]:
@@ -86,7 +97,8 @@ class Format:
 
         Ties go to the even code, in ternary to zero, and between the levels of a table to the lower one.
         Zero counts as positive in the sign format. Scales in the exponent format are rounded up, so that what they
-        divide does not saturate. The values must be finite.
+        divide does not saturate. A one-hot code is that of the largest number, the first of equals. The values must be
+        finite.
         """
         if self.kind == "float":
             floats = np.clip(values, -self.max_value, self.max_value).astype(f"<f{self.bits // 8}")
@@ -107,6 +119,8 @@ class Format:
                 codes = np.where(values > 0, np.clip(exponent - (fraction == 0.5) + 127, 0, 254), 0)
             case "codebook":
                 raise ValueError(f"{self.name} rounds to levels of its own for each row or block: use pack(codes)")
+            case "one_hot":
+                codes = values.reshape(len(values), values.shape[1] // self.span, self.span).argmax(axis=2)
             case "ternary":
                 codes = np.clip(np.rint(values), -1, 1) + 1
             case _:  # a grid of step 1
@@ -130,10 +144,14 @@ class Format:
         """The levels behind packed codes: (n, row_bytes(dim)) uint8 -> (n, dim) float32, exactly."""
         if self.kind == "float":
             return np.ascontiguousarray(packed).view(f"<f{self.bits // 8}").astype(np.float32)
+        if self.kind == "one_hot":
+            places = np.arange(self.span, dtype=np.uint8)
+            ones: NDArray[np.bool_] = self.unpack(packed, dim)[:, :, None] == places
+            return ones.reshape(len(packed), dim).astype(np.float32)
         return self.levels[self.unpack(packed, dim)]
 
     def pack(self, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Codes of `bits` bits, (n, dim) uint8, as packed rows (n, row_bytes(dim))."""
+        """Codes of `bits` bits, (n, dim // span) uint8, as packed rows (n, row_bytes(dim))."""
         planes = []
         for width in PLANES[self.bits]:
             planes.append(_packed(codes & np.uint8((1 << width) - 1), width))
@@ -141,12 +159,13 @@ class Format:
         return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=1)
 
     def unpack(self, packed: NDArray[np.uint8], dim: int) -> NDArray[np.uint8]:
-        """The codes of packed rows: (n, row_bytes(dim)) -> (n, dim) uint8."""
-        codes = np.zeros((len(packed), dim), np.uint8)
+        """The codes of packed rows: (n, row_bytes(dim)) -> (n, dim // span) uint8."""
+        count = dim // self.span
+        codes = np.zeros((len(packed), count), np.uint8)
         start = shift = 0
         for width in PLANES[self.bits]:
-            stop = start + (dim * width + 7) // 8
-            codes |= _unpacked(packed[:, start:stop], width, dim) << shift
+            stop = start + (count * width + 7) // 8
+            codes |= _unpacked(packed[:, start:stop], width, count) << shift
             start, shift = stop, shift + width
         return codes
 
@@ -207,13 +226,16 @@ NF4 = Format(
 )  # fmt: skip
 TABLE2, TABLE3, TABLE4 = (Format(f"table{bits}", bits, "codebook", max_value=127.0) for bits in (2, 3, 4))
 
+# What a code of a product quantizer says: which of 16, or 256, centroids a part of the vector is near to.
+ONE_HOT4, ONE_HOT8 = (Format(f"onehot{bits}", bits, "one_hot", max_value=1.0) for bits in (4, 8))
+
 E8M0 = Format("e8m0", 8, "exponent", max_value=2.0**127)
 
 FORMATS: dict[str, Format] = {
     format.name: format
     for format in (
         FLOAT32, FLOAT16, E4M3, E5M2, E3M4, E2M3, E3M2, E2M1, SIGN, TERNARY, INT2, INT3, INT4, INT5, INT6, INT7, INT8,
-        HALF2, HALF3, HALF4, NF4, TABLE2, TABLE3, TABLE4, E8M0,
+        HALF2, HALF3, HALF4, NF4, TABLE2, TABLE3, TABLE4, ONE_HOT4, ONE_HOT8, E8M0,
     )
 }  # fmt: skip
 

@@ -138,11 +138,11 @@ def _call_on_few_rows(function: Callable[..., Any], name: str, kind: str, block:
         function(Rotor((Steps(one, np.zeros(1, np.intp)),)), one.copy(), False)
         return
     format, levels = FORMATS[kind], (Level("float32", block, np.ones(1, np.float32)),) if block else ()
-    tables = np.zeros((1, 1 << format.bits), np.int8) if format.kind == "codebook" else None
-    rows = Rows(kind, 1, np.zeros((1, format.row_bytes(1)), np.uint8), levels=levels, tables=tables)
+    dim, tables = format.span, np.zeros((1, 1 << format.bits), np.int8) if format.kind == "codebook" else None
+    rows = Rows(kind, dim, np.zeros((1, format.row_bytes(dim)), np.uint8), levels=levels, tables=tables)
     first = np.zeros((1, 1), np.int64)
     for m in (1, 8):
-        x, offset = np.zeros((m, 1), np.float32), np.zeros(m)
+        x, offset = np.zeros((m, dim), np.float32), np.zeros(m)
         match name:
             case "topk":
                 function(rows, x, offset, first[0], None, 1, 1.0)
@@ -168,17 +168,24 @@ _MODULES = {
 def warmup(progress: bool | None = None) -> None:
     """Compile every kernel for this machine, or load it from disk. `progress=None` shows a bar on a terminal."""
     kinds = [kind for kind, format in FORMATS.items() if format.kind != "exponent"]
-    names = [(name, kind) for kind in kinds for name in _MODULES if name != "matmul_int8" or _has_integers(kind)]
+    names = [(name, kind) for kind in kinds for name in _MODULES if _exists(name, kind)]
     names.append(("rotate", "float32"))
     for name, kind in tqdm(names, desc="kernels", unit="kernel", disable=None if progress is None else not progress):
         function = _backend.function(_MODULES.get(name, name), name, kind, float("inf"))
-        if name in ("topk", "matmul_int8"):
+        if name in ("topk", "matmul_int8") and FORMATS[kind].kind != "one_hot":
             _call_on_few_rows(function, name, kind, block=64)
+
+
+def _exists(name: str, kind: str) -> bool:
+    """Whether there is such a kernel for rows of a format."""
+    if name == "matmul":
+        return FORMATS[kind].kind != "one_hot"
+    return name != "matmul_int8" or _has_integers(kind)
 
 
 def _has_integers(kind: str) -> bool:
     """Whether the levels of a format are small integers times a unit (nf4's nearly are), as int8 products need."""
-    return FORMATS[kind].kind not in ("float", "small_float", "exponent") or kind in ("e2m1", "e2m3")
+    return FORMATS[kind].kind not in ("float", "small_float", "exponent", "one_hot") or kind in ("e2m1", "e2m3")
 
 
 # Kernels keep what they know of rows for as long as the rows live, so rows live as long as their codes.
@@ -380,14 +387,19 @@ def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "fl
     sums come in any order, off by at most (dim + 4) * 2 ** -24 times the sum of the magnitudes. Nothing waits for the
     GPU, so the numbers of `x` are not checked: a row that is not finite gives a row that is not.
 
-    Raises ValueError for another shape, for numbers that are not finite, for codes in parts, for `int8` with codes
-    whose levels are no small integers (floats of 8 bits and more, e3m2), and for `int8-block` with codes without
-    blocks.
+    Raises ValueError for another shape, for numbers that are not finite, for codes in parts, for one-hot codes, for
+    `int8` with codes whose levels are no small integers (floats of 8 bits and more, e3m2), and for `int8-block` with
+    codes without blocks.
     """
     device.check_place(x, codes)
     if dtype(x) != "float32" or x.ndim != 2:
         raise ValueError(f"x must be float32 (m, {codes.dim}), got {dtype(x)} {tuple(x.shape)}")
     _check_dim(x, codes, "x")
+    if codes.format.kind == "one_hot":
+        raise ValueError(
+            f"codes must hold numbers, got {codes.format.name}, which name centroids: multiply with what the quantizer "
+            "decodes them to"
+        )
     if activations not in ("float32", "int8", "int8-block"):
         raise ValueError(f'activations must be "float32", "int8" or "int8-block", got {activations!r}')
     if activations != "float32" and not _has_integers(codes.format.name):

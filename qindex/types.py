@@ -174,6 +174,8 @@ class Codes:
 
     def _check_blocks(self) -> None:
         n = len(self.data)
+        if self.format.kind == "one_hot" and (self.scales or self.zero is not None):
+            raise ValueError(f"scales and zero must not be given with {self.format.name} codes")
         if not isinstance(self.scales, tuple) or not all(isinstance(level, BlockValues) for level in self.scales):
             raise TypeError(f"scales must be a tuple of BlockValues, got {self.scales!r}")
         for i, level in enumerate(self.scales):

@@ -66,12 +66,16 @@ PLANES = {
     "sign": (1,), "ternary": (2,), "int2": (2,), "half2": (2,), "table2": (2,), "int3": (2, 1), "half3": (2, 1),
     "table3": (2, 1), "int4": (4,), "half4": (4,), "e2m1": (4,), "nf4": (4,), "table4": (4,), "int5": (4, 1),
     "int6": (4, 2), "e2m3": (4, 2), "e3m2": (4, 2), "int7": (4, 2, 1), "int8": (8,), "e4m3": (8,), "e5m2": (8,),
-    "e3m4": (8,), "e8m0": (8,), "float16": (16,), "float32": (32,),
+    "e3m4": (8,), "e8m0": (8,), "float16": (16,), "float32": (32,), "onehot4": (4,), "onehot8": (8,),
 }  # fmt: skip
+
+# One-hot formats: the numbers that a code stands for, one of them 1 and the others 0.
+SPANS = {"onehot4": 16, "onehot8": 256}
 
 
 def unpack(kind: str, data: NDArray[np.uint8], dim: int) -> NDArray[np.intp]:
-    """The codes of packed rows of formats of up to 8 bits: (n, row_bytes) -> (n, dim)."""
+    """The codes of packed rows of formats of up to 8 bits: (n, row_bytes) -> (n, dim), one-hot (n, dim // span)."""
+    dim //= SPANS.get(kind, 1)
     codes = np.zeros((len(data), dim), np.intp)
     start = shift = 0
     for width in PLANES[kind]:
@@ -93,6 +97,8 @@ def decode(kind: str, data: NDArray[np.uint8], dim: int) -> NDArray[np.float64]:
     """The levels behind packed rows: (n, row_bytes) -> (n, dim) float64."""
     if kind in _WIDE:
         return _WIDE[kind](np.ascontiguousarray(data)).astype(np.float64)
+    if kind in SPANS:
+        return np.eye(SPANS[kind])[unpack(kind, data, dim)].reshape(len(data), dim)
     return LEVELS[kind][unpack(kind, data, dim)]
 
 
@@ -155,6 +161,16 @@ def _lane_sums(products: NDArray[np.float64], dims: list[int]) -> NDArray[np.flo
     return lanes[..., 0]
 
 
+def _one_hot_sums(rows: Rows, chosen: NDArray[np.int64], query: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What `_lane_sums` gives for rows of ones and zeros, without the zeros, whose products change no lane."""
+    codes = unpack(rows.kind, rows.data[chosen], rows.dim)
+    lanes, row = np.zeros((len(codes), LANES)), np.arange(len(codes))
+    for part in range(codes.shape[1]):
+        place = part * SPANS[rows.kind] + codes[:, part]
+        lanes[row, place % LANES] += query[place]
+    return _lane_sums(lanes, [LANES])
+
+
 def score_rows(
     rows: Rows, values: NDArray[np.float32], offset: NDArray[np.float64], chosen: NDArray[np.int64]
 ) -> NDArray[np.float32]:
@@ -166,7 +182,11 @@ def score_rows(
     for i in range(len(values)):
         for start in range(0, chosen.shape[1], ROWS_AT_ONCE):
             part = chosen[i, start : start + ROWS_AT_ONCE]
-            dots = _lane_sums(numbers(rows, part) * values[i].astype(np.float64), [one.dim for one in rows.parts])
+            query = values[i].astype(np.float64)
+            if rows.kind in SPANS:
+                dots = _one_hot_sums(rows, part, query)
+            else:
+                dots = _lane_sums(numbers(rows, part) * query, [one.dim for one in rows.parts])
             if rows.scale is not None:
                 dots = dots * rows.scale[part]
             base = offset[i] if rows.bias is None else offset[i] + rows.bias[part]

@@ -17,15 +17,10 @@ def checks(seed: int = 0) -> Iterator[tuple[str, bool]]:
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((200, 100)).astype(np.float32)
     yield "rotation", kernels.agree_on_rotation(Rotation(seed).rotor(100), rows)
-    queries = Queries(rng.standard_normal((9, 100)).astype(np.float32), rng.standard_normal(9))
     for name, codes in _samples(rows, rng):
-        yield (
-            name,
-            all(
-                kernels.agree(Queries(queries.values[part], queries.offset[part]), codes)
-                for part in (slice(0, 1), slice(0, 9))  # few queries and many take different ways
-            ),
-        )
+        values, offset = rng.standard_normal((9, codes.dim)).astype(np.float32), rng.standard_normal(9)
+        # Few queries and many take different ways.
+        yield name, all(kernels.agree(Queries(values[:m], offset[:m]), codes) for m in (1, 9))
 
 
 def _samples(rows: Vectors, rng: np.random.Generator) -> Iterator[tuple[str, Codes]]:
@@ -38,6 +33,9 @@ def _samples(rows: Vectors, rng: np.random.Generator) -> Iterator[tuple[str, Cod
         elif format.kind == "float":
             norm = float(np.linalg.norm(rows, axis=1).max()) * 1.01
             yield name, Codes(format.encode(rows), format, dim, norm)
+        elif format.kind == "one_hot":
+            data = format.pack(rng.integers(0, format.span, (n, 20), np.uint8))
+            yield name, Codes(data, format, 20 * format.span, 5.0)
         elif format.kind != "exponent":
             yield name, encode(rows, Scheme(format))
     for name, scheme in SCHEMES.items():

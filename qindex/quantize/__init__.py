@@ -8,19 +8,11 @@ from qindex.quantize.int4 import Int4
 from qindex.quantize.int8 import Int8
 from qindex.quantize.lloyd_max import LloydMax
 from qindex.quantize.microscaling import Microscaling
+from qindex.quantize.product import ProductQuantizer
 from qindex.quantize.rabitq import RaBitQ
 from qindex.quantize.spectral import Spectral
 
 __all__ = [
-    "Binary",
-    "Chain",
-    "Float8",
-    "Float16",
-    "Float32",
-    "Int4",
-    "Int8",
-    "LloydMax",
-    "Microscaling",
-    "RaBitQ",
-    "Spectral",
-]
+    "Binary", "Chain", "Float8", "Float16", "Float32", "Int4", "Int8", "LloydMax", "Microscaling", "ProductQuantizer",
+    "RaBitQ", "Spectral",
+]  # fmt: skip

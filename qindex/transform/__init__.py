@@ -14,6 +14,7 @@ queries go the way of documents: the score is `<apply(q), y>`, which is another 
 from typing import Protocol, runtime_checkable
 
 from qindex.transform.affine import QueryRule
+from qindex.transform.opq import OPQ
 from qindex.transform.pca import PCA
 from qindex.transform.rotation import Rotation
 from qindex.transform.scaling import Center, Standardize
@@ -21,7 +22,7 @@ from qindex.transform.truncate import Truncate
 from qindex.transform.whiten import Whiten
 from qindex.types import Queries, Vectors
 
-__all__ = ["PCA", "Center", "QueryRule", "Rotation", "Standardize", "Transform", "Truncate", "Whiten"]
+__all__ = ["OPQ", "PCA", "Center", "QueryRule", "Rotation", "Standardize", "Transform", "Truncate", "Whiten"]
 
 
 @runtime_checkable

@@ -15,7 +15,8 @@ from qindex.types import BlockValues, Codes
 from qindex_kernels import reference
 from qindex_kernels.layout import Level, Part, Rows
 
-KINDS = [kind for kind, format in FORMATS.items() if format.kind != "exponent"]
+KINDS = [kind for kind, format in FORMATS.items() if format.kind not in ("exponent", "one_hot")]
+ONE_HOT_KINDS = [kind for kind, format in FORMATS.items() if format.kind == "one_hot"]
 INTEGER_KINDS = [kind for kind in KINDS if FORMATS[kind].kind not in ("float", "small_float")] + ["e2m1", "e2m3"]
 
 # One, odd, one register, register + tail of every kind, and what is common.
@@ -106,6 +107,17 @@ def in_parts(
         levels=(Level("float16", -(-dim // 16) * 16, factors),) if factor else (),
         more=tuple(Part(other.kind, other.dim, other.data) for other in others),
     )
+
+
+def made_one_hot(
+    kind: str, n: int, parts: int, rng: np.random.Generator, scaled: bool = True, biased: bool = True
+) -> Rows:
+    """Rows of so many random codes, each of which comes twice; what is behind the last code may be anything."""
+    dim, twice = parts * FORMATS[kind].span, np.arange(n) % -(-n // 2)
+    data = rng.integers(0, 256, (n, FORMATS[kind].row_bytes(dim)), np.uint8)[twice]
+    scale = rng.random(n).astype(np.float32)[twice] if scaled else None
+    bias = rng.integers(-1, 2, n).astype(np.float32)[twice] if biased else None
+    return Rows(kind, dim, data, scale, bias)
 
 
 def packed(kind: str, n: int, dim: int, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ EVERY_KERNEL = """
 import itertools
 import numpy as np
 from fences import fenced, fenced_rows
-from kernel_rows import INTEGER_KINDS, KINDS, TREES, made
+from kernel_rows import INTEGER_KINDS, KINDS, ONE_HOT_KINDS, TREES, made, made_one_hot
 from qindex.transform import Rotation
 from qindex_kernels.cpu.matmul import matmul, matmul_int8
 from qindex_kernels.cpu.rotate import rotate
@@ -41,6 +41,14 @@ for sizes, n, at_end in itertools.product(((1,), (3, 17), (16,), (48,), (129, 7,
     dim = sum(sizes)
     for backwards in (False, True):
         rotate(Rotation(0, sizes).rotor(dim), fenced(rng.random((n, dim), np.float32), at_end), backwards)
+for kind, parts in itertools.product(ONE_HOT_KINDS, (1, 3, 8, 9, 33)):
+    some_rows = made_one_hot(kind, 70, parts, rng)
+    for n, at_end in itertools.product((1, 3, 70), (True, False)):
+        rows = fenced_rows(some_rows.part(slice(0, n)), at_end)
+        ids, x = fenced(np.arange(n), at_end), fenced(rng.standard_normal((9, rows.dim)).astype(np.float32), at_end)
+        for some in (x[7:], x):
+            topk(rows, some, np.zeros(len(some)), ids, None, 3, 1e6)
+        score_rows(rows, x[:2], np.zeros(2), np.tile(ids, (2, 1)))
 """
 
 ONE_BYTE = """

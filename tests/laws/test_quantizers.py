@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 
 from qindex import kernels
 from qindex.formats import FORMATS
-from qindex.quantize import Binary, Float8, Float16, Float32, Int4, Int8, LloydMax, Microscaling, RaBitQ
+from qindex.quantize import (
+    Binary,
+    Float8,
+    Float16,
+    Float32,
+    Int4,
+    Int8,
+    LloydMax,
+    Microscaling,
+    ProductQuantizer,
+    RaBitQ,
+)
 from qindex.types import Codes, Quantizer
 
 ROUNDING = [
@@ -22,6 +33,7 @@ ALL = [
     *ROUNDING,
     *(RaBitQ(1), RaBitQ(3), RaBitQ(4), RaBitQ(7), LloydMax(1), LloydMax(4), LloydMax(3, scale="least-error")),
     *(Int4("range"), Int4(), Microscaling("mxint8"), Microscaling("nvfp4"), Microscaling("mxfp4", rotate=True)),
+    *(ProductQuantizer(1), ProductQuantizer(1, bits=4)),
 ]
 every_quantizer = pytest.mark.parametrize("quantizer", ALL, ids=repr)
 few = settings(deadline=None, max_examples=40, derandomize=True)

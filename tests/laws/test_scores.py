@@ -8,12 +8,24 @@ from numpy.typing import NDArray
 
 from qindex.index import FlatIndex
 from qindex.index.flat import Metric
-from qindex.quantize import Binary, Float8, Float16, Float32, Int4, Int8, LloydMax, Microscaling, RaBitQ
+from qindex.quantize import (
+    Binary,
+    Float8,
+    Float16,
+    Float32,
+    Int4,
+    Int8,
+    LloydMax,
+    Microscaling,
+    ProductQuantizer,
+    RaBitQ,
+)
 from qindex.types import Quantizer
 
 ALL = [
     *(Float32(), Float16(), Float8("e4m3"), Float8("e5m2"), Float8("e3m4"), Int8(), Int8("dim"), Binary()),
     *(RaBitQ(1), RaBitQ(4), RaBitQ(6), LloydMax(3), Int4(), Microscaling("mxfp8"), Microscaling("nvint4", rotate=True)),
+    *(ProductQuantizer(3), ProductQuantizer(5, bits=4)),
 ]
 every_quantizer = pytest.mark.parametrize("quantizer", ALL, ids=repr)
 every_metric = pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])

@@ -50,8 +50,8 @@ def each(formats: Any) -> Any:
     return pytest.mark.parametrize("format", formats, ids=lambda format: format.name)
 
 
-# Formats whose codes mean the same wherever they stand, and the levels that they round to.
-FIXED = [format for format in FORMATS.values() if format.bits <= 8 and format.kind != "codebook"]
+# Formats whose codes are numbers that mean the same wherever they stand, and the levels that they round to.
+FIXED = [format for format in FORMATS.values() if format.bits <= 8 and format.kind not in ("codebook", "one_hot")]
 GRIDS = [format for format in FIXED if format.kind in ("integer", "half_integer", "ternary")]
 
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 import qindex
-from qindex import FlatIndex, Int4, LloydMax, Microscaling, RaBitQ, Spectral, kernels
+from qindex import FlatIndex, Int4, LloydMax, Microscaling, ProductQuantizer, RaBitQ, Spectral, kernels
 from qindex.index.flat import Metric
 from qindex.types import Quantizer
 
@@ -17,6 +17,7 @@ ALL = [
     *(LloydMax(2, scale="least-error"), Int4("range"), Int4("optimal")),
     *(Microscaling(format) for format in ("mxint8", "mxint6", "mxint4", "mxfp8", "mxfp6", "mxfp4", "nvfp4", "nvint4")),
     *(Microscaling("mxint4", rotate=True, seed=1), Microscaling("nvfp4", rotate=True)),
+    *(ProductQuantizer(1), ProductQuantizer(1, bits=4)),
 ]
 every_quantizer = pytest.mark.parametrize("quantizer", ALL, ids=repr)
 WIDE = [*ALL, Spectral(16), Spectral(22)]  # these need as many dimensions as they have bytes

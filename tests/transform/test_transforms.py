@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 import qindex
 from qindex import io
-from qindex.transform import PCA, Center, Rotation, Standardize, Transform, Truncate, Whiten
+from qindex.transform import OPQ, PCA, Center, Rotation, Standardize, Transform, Truncate, Whiten
 from qindex.transform.affine import Affine
 
-INVERTIBLE = [Center(), Standardize(), Whiten(), Whiten(0.0), Whiten(1), PCA(kept=1.0), Rotation()]
+INVERTIBLE = [Center(), Standardize(), Whiten(), Whiten(0.0), Whiten(1), PCA(kept=1.0), OPQ(1), Rotation()]
 SAME = [Center("same"), Standardize("same"), Whiten(queries="same")]
 LOSSY = [PCA(dim=1), PCA(kept=0.5), Truncate(1), Truncate(1, renormalize=False)]
 UNFITTED = [t for t in [*INVERTIBLE, *SAME, *LOSSY] if not t.fitted]

@@ -32,11 +32,14 @@ from qindex_kernels.cpu.unpack import (
     MASKED2,
     MASKED4,
     NF4,
+    ONE_HOT4,
+    ONE_HOT8,
     PLANES,
     SCALE_E4M3,
     SCALE_E8M0,
     SCALE_FLOAT16,
     SCALE_FLOAT32,
+    SPAN,
     SPLIT2,
     SPLIT4,
     STEP,
@@ -91,6 +94,8 @@ FORMATS = {
     "int5": Storage(BITS5),
     "int6": Storage(BITS6),
     "int7": Storage(BITS7),
+    "onehot4": Storage(ONE_HOT4),
+    "onehot8": Storage(ONE_HOT8),
 }
 
 LEVELS = ("fine", "coarse", "zero")
@@ -111,6 +116,7 @@ class RowAddresses(Record):
         ("n", INTEGER),
         ("dim", INTEGER),  # of this part
         ("row_bytes", INTEGER),
+        ("one_hot", INTEGER),  # bits of a code that makes one of 2 ** bits numbers 1; 0 in other formats
         ("data", INTEGER),
         ("data_tail", INTEGER),
         ("tail_start", INTEGER),
@@ -240,6 +246,7 @@ def _where(part: Part, kind: int, tail: NDArray[np.uint8], tail_start: int) -> d
         "n": n,
         "dim": part.dim,
         "row_bytes": row_bytes,
+        "one_hot": SPAN[kind].bit_length() - 1 if kind in SPAN else 0,
         "data": address(part.data),
         "data_tail": address(tail) - tail_start * row_bytes,
         "tail_start": tail_start,
@@ -290,10 +297,10 @@ def _padded(array: NDArray[Any], n_bytes: int) -> NDArray[np.uint8]:
 
 def overread(kind: int, dim: int) -> int:
     """Bytes behind a row that kernels may read: they take STEP dimensions of each plane, or whole registers of bits."""
-    end, start = (-(-dim // 512) * 64 if kind == BITS1 else 0), 0
+    end, start, span = (-(-dim // 512) * 64 if kind == BITS1 else 0), 0, SPAN.get(kind, 1)
     for width in PLANES[kind]:
-        end = max(end, start + -(-dim // STEP[kind]) * STEP[kind] // 8 * width)
-        start += (dim * width + 7) // 8
+        end = max(end, start + -(-dim // STEP[kind]) * STEP[kind] // span * width // 8)
+        start += (dim // span * width + 7) // 8
     return end - start
 
 

@@ -36,12 +36,13 @@ class Search(Record):
         ("kept", INTEGER),
         ("ids", INTEGER),  # int64 (n,)
         ("allow", INTEGER),  # bool (n,), or 0
-        ("decoded", INTEGER),  # room for exact.decode_row
+        ("decoded", INTEGER),  # room for exact.exact_score
         # What the error of a fast score depends on, beside the query.
         ("norm", REAL),  # no decoded and scaled row is longer, nor its levels or its zeros alone
         ("bias", REAL),  # no row bias is larger
         ("scale", REAL),  # no row scale is larger
         ("signs", INTEGER),  # rows of signs under a row scale
+        ("one_hot", INTEGER),  # as in RowAddresses
         ("integers", INTEGER),  # the fast pass takes the int8 form of the query
     )
 
@@ -49,10 +50,10 @@ class Search(Record):
 read_search = reader(Search)
 
 
-def search_for(m: int, k: int, n: int, stride: int, **known: float) -> Search:
-    """Room for the candidates of m queries among n rows, whose decoded form takes `stride` bytes."""
+def search_for(m: int, k: int, n: int, scratch: int, **known: float) -> Search:
+    """Room for the candidates of m queries among n rows, for whose exact scores `scratch` bytes are needed."""
     capacity, lanes = min(n, 4 * k + 64), -(-m // 64) * 64
-    room = Room(8 * m, 8 * m, 4 * lanes, 4 * m * k, 8 * m, 8 * m * capacity, 4 * m * capacity, 3 * stride)
+    room = Room(8 * m, 8 * m, 4 * lanes, 4 * m * k, 8 * m, 8 * m * capacity, 4 * m * capacity, scratch)
     margins, offsets, needed, best, counts, rows, fast, decoded = room.pieces
     search = Search(
         m=m, k=k, capacity=capacity, margins=margins, offsets=offsets, needed=needed, best=best, counts=counts,
@@ -81,6 +82,9 @@ def begin(search_at, queries_at, offset, scores, kept):
         poke_f64(search.offsets + 8 * i, offset[i])
         values, codes = queries.values + 4 * queries.width * i, queries.codes + queries.width * i
         step = np.float64(peek_f32(queries.steps + 4 * queries.lanes * i)) if search.integers != 0 else 0.0
+        if search.one_hot != 0:
+            poke_f64(search.margins + 8 * i, one_hot_margin(search, queries.dim >> search.one_hot, step, offset[i]))
+            continue
         largest, squares, missed, missed_squares = 0.0, 0.0, 0.0, 0.0
         part_at = queries.rows
         while part_at != 0:
@@ -108,6 +112,18 @@ def begin(search_at, queries_at, offset, scores, kept):
         margin += (queries.width / 16 + 24) * 2.0**-23 * reach
         margin += queries.width * SMALLEST_NORMAL * (1 + largest) * (1 + search.scale * 2.0**14)
         poke_f64(search.margins + 8 * i, margin)
+
+
+@helper
+def one_hot_margin(search, terms, step, offset):
+    """The margin for rows that take one of the query's numbers for each of their codes, `terms` in all.
+
+    Each number misses half a step at most, under a row scale that is at most norm / sqrt(terms). Integer sums are
+    exact, and the rest is rounded a few times.
+    """
+    units = step * terms * search.norm / np.sqrt(terms)
+    margin = 0.5001 * units + 16 * 2.0**-23 * (128 * units + abs(offset) + search.bias)
+    return margin + terms * SMALLEST_NORMAL * (1 + 128 * step) * (1 + search.scale * 2.0**14)
 
 
 @helper

@@ -11,8 +11,29 @@ import numpy as np
 
 from qindex_kernels.cpu.addresses import group_scales, read_rows, row_address
 from qindex_kernels.cpu.inner import call, read_inner
-from qindex_kernels.cpu.simd import add_products_f64, load_f32, peek_f32, sum_f64, zero_f64
+from qindex_kernels.cpu.simd import (
+    add_products_f64,
+    load_f32,
+    peek_f32,
+    peek_f64,
+    peek_u8,
+    poke_f64,
+    sum_f64,
+    zero_f64,
+)
 from qindex_kernels.cpu.sources import helper
+
+LANES = 32
+
+
+def scratch_bytes(rows):
+    """Room for `exact_score`: three rows of numbers, or the lanes of a one-hot row."""
+    return 8 * LANES if rows.one_hot else 3 * decoded_stride(rows.extent)
+
+
+def decoding(rows):
+    """The functions of inner.py that `exact_score` calls."""
+    return () if rows.one_hot else ("decode",)
 
 
 def decoded_stride(dim: int) -> int:
@@ -52,15 +73,37 @@ def decode_parts(rows, row, scales, zeros, numbers):
 
 @helper
 def exact_score(inner, query, offset, rows, row, scratch):
-    """The score that this module's docstring defines, of one row; `scratch` has room for three rows of numbers."""
-    decode_row(inner, rows, row, scratch, scratch + (rows.extent + 63) // 64 * 256)
-    low, high = zero_f64(), zero_f64()
-    for at in range(0, 4 * rows.extent, 128):
-        low = add_products_f64(low, load_f32(scratch + at), load_f32(query + at))
-        high = add_products_f64(high, load_f32(scratch + at + 64), load_f32(query + at + 64))
-    dot = sum_f64(low, high)
+    """The score that this module's docstring defines, of one row; `scratch` has room for `scratch_bytes`."""
+    if rows.one_hot != 0:
+        dot = one_hot_dot(query, rows, row, scratch)
+    else:
+        decode_row(inner, rows, row, scratch, scratch + (rows.extent + 63) // 64 * 256)
+        low, high = zero_f64(), zero_f64()
+        for at in range(0, 4 * rows.extent, 128):
+            low = add_products_f64(low, load_f32(scratch + at), load_f32(query + at))
+            high = add_products_f64(high, load_f32(scratch + at + 64), load_f32(query + at + 64))
+        dot = sum_f64(low, high)
     if rows.scale != 0:
         dot *= peek_f32(rows.scale + 4 * row)
     if rows.bias != 0:
         offset += peek_f32(rows.bias + 4 * row)
     return np.float32(offset + dot)
+
+
+@helper
+def one_hot_dot(query, rows, row, lanes):
+    """The product of a query and a row of ones and zeros, from the ones alone: zeros change no lane."""
+    for lane in range(lanes, lanes + 8 * LANES, 8):
+        poke_f64(lane, 0.0)
+    bits, codes = rows.one_hot, row_address(rows, row)
+    for part in range(rows.dim >> bits):
+        code = np.intp(peek_u8(codes + (part * bits >> 3))) >> (part * bits & 7) & ((1 << bits) - 1)
+        place = (part << bits) + code
+        lane = lanes + 8 * (place % LANES)
+        poke_f64(lane, peek_f64(lane) + np.float64(peek_f32(query + 4 * place)))
+    half = LANES // 2
+    while half > 0:
+        for lane in range(lanes, lanes + 8 * half, 8):
+            poke_f64(lane, peek_f64(lane) + peek_f64(lane + 8 * half))
+        half //= 2
+    return peek_f64(lanes)

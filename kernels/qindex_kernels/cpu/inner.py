@@ -1,6 +1,7 @@
 """The inner loops that depend on what a row holds, compiled for each kind, and called through their addresses.
 
     dots                          <int8 query, integers of a row, plus BIAS>, int32
+    lane_sums                     the same of one-hot rows for 32 queries at once
     float_dots                    <float32 query, numbers of a row / unit>, float32
     block_dots, float_block_dots  the same over numbers with block scales, float32
     hamming                       twice the number of bits in which query and row differ, int32
@@ -24,6 +25,7 @@ from numba import cfunc, types
 from numba.core import errors
 from numba.extending import intrinsic
 
+from qindex_kernels.cpu.lookups import lane_sums, lookup_dots
 from qindex_kernels.cpu.record import INTEGER, Record, reader
 from qindex_kernels.cpu.simd import (
     add_differences,
@@ -48,7 +50,7 @@ from qindex_kernels.cpu.simd import (
     zero_f32,
     zero_i32,
 )
-from qindex_kernels.cpu.sources import SOURCES, inlined
+from qindex_kernels.cpu.sources import SOURCES, inlined, inner_loop
 from qindex_kernels.cpu.unpack import (
     BIAS,
     BITS1,
@@ -59,6 +61,7 @@ from qindex_kernels.cpu.unpack import (
     MASKED4,
     NF4,
     PLANES,
+    SPAN,
     STEP,
     add_dots,
     decode16,
@@ -83,6 +86,7 @@ class Inner(Record):
 
     _fields_ = (
         ("dots", INTEGER),
+        ("lane_sums", INTEGER),
         ("float_dots", INTEGER),
         ("block_dots", INTEGER),
         ("float_block_dots", INTEGER),
@@ -120,16 +124,14 @@ def equip(found: Inner, names: Iterable[str]) -> None:
         setattr(found, name, _FUNCTIONS[name](kind).address)
 
 
-def _inner(n_arguments: int) -> Any:
-    return cfunc(types.void(*[types.intp] * n_arguments), cache=True)
-
-
 @cache
 def dots(kind: int) -> Any:
     """Four rows at a time: one load of the query serves four. `raw` has room for a multiple of four."""
+    if kind in SPAN:
+        return lookup_dots(kind)
     sources, bits, step = SOURCES, sum(PLANES[kind]), STEP[kind]
 
-    @_inner(8)
+    @inner_loop(8)
     def integer_dots(query, rows, row_bytes, dim, n, tables, table_row, raw):
         _ = sources  # a cell of this closure, and so part of numba's cache key
         last, last_table = rows + (n - 1) * row_bytes, tables + (n - 1) * table_row
@@ -211,7 +213,7 @@ def block_dots(kind: int) -> Any:
     """A register holds the scales of 16 blocks, and gives each lane its own by a permutation."""
     sources, bits, step = SOURCES, sum(PLANES[kind]), STEP[kind]
 
-    @_inner(1)
+    @inner_loop(1)
     def dots_of_blocks(address):
         _ = sources
         rows = read_block_rows(address)
@@ -254,7 +256,7 @@ def block_dots(kind: int) -> Any:
 def float_block_dots(kind: int) -> Any:
     sources, bits = SOURCES, sum(PLANES[kind])
 
-    @_inner(1)
+    @inner_loop(1)
     def float_dots_of_blocks(address):
         _ = sources
         rows = read_block_rows(address)
@@ -289,7 +291,7 @@ def hamming(kind: int) -> Any:
     """`query` and `mask` have bits in whole registers; the mask, ones for the dimensions there are."""
     sources = SOURCES
 
-    @_inner(7)
+    @inner_loop(7)
     def differing_bits(query, mask, rows, row_bytes, n, last, raw):
         _ = sources
         group = 4 * row_bytes
@@ -322,7 +324,7 @@ def block_sums(kind: int) -> Any:
     """
     sources, bits, step = SOURCES, sum(PLANES[kind]), STEP[kind]
 
-    @_inner(7)
+    @inner_loop(7)
     def sums_of_blocks(query, row, dim, tables, table_block, block, raw):
         _ = sources
         whole = block % 64 == 0
@@ -371,7 +373,7 @@ def block_sums(kind: int) -> Any:
 def float_dots(kind: int) -> Any:
     sources, bits = SOURCES, sum(PLANES[kind])
 
-    @_inner(8)
+    @inner_loop(8)
     def dots_of_floats(query, rows, row_bytes, dim, n, tables, _table_row, raw):
         _ = sources
         table, last = load_table(kind, tables), rows + (n - 1) * row_bytes
@@ -400,7 +402,7 @@ def unpack(kind: int) -> Any:
     """Writes whole steps: `dim` rounded up to STEP bytes."""
     sources, step = SOURCES, STEP[kind]
 
-    @_inner(6)
+    @inner_loop(6)
     def bytes_of_row(row, dim, tables, table_block, block, out):
         _ = sources
         table = load_table(kind, tables)
@@ -438,7 +440,7 @@ def decode(kind: int) -> Any:
 
 _FUNCTIONS = {
     function.__name__: function
-    for function in (dots, float_dots, block_dots, float_block_dots, hamming, block_sums, unpack, decode)
+    for function in (dots, lane_sums, float_dots, block_dots, float_block_dots, hamming, block_sums, unpack, decode)
 }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qindex_kernels.cpu.addresses import address, addressed, fine_address, functions_for, read_rows, row_address
-from qindex_kernels.cpu.exact import decoded_stride, exact_score
+from qindex_kernels.cpu.exact import decoded_stride, decoding, exact_score, scratch_bytes
 from qindex_kernels.cpu.heap import is_worse, replace_worst, sort_best_first
 from qindex_kernels.cpu.inner import read_inner
 from qindex_kernels.cpu.queries import contiguous, copy_query
@@ -76,9 +76,8 @@ def rescore(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """As `reference.rescore`, to the bit."""
     found = addressed(rows)
-    stride = decoded_stride(found.extent)
-    room = Room(stride, 3 * stride)
-    functions = functions_for(rows, "decode")
+    room = Room(decoded_stride(found.extent), scratch_bytes(found))
+    functions = functions_for(rows, *decoding(found))
     m = len(values)
     scores, best = np.full((m, k), -np.inf, np.float32), np.full((m, k), -1, np.int64)
     counts = np.zeros(m, np.int64)
@@ -92,10 +91,9 @@ def score_rows(
 ) -> NDArray[np.float32]:
     """As `reference.score_rows`, to the bit."""
     found = addressed(rows)
-    stride = decoded_stride(found.extent)
-    room = Room(stride, 3 * stride)
+    room = Room(decoded_stride(found.extent), scratch_bytes(found))
     result = np.empty(chosen.shape, np.float32)
-    functions = functions_for(rows, "decode")
+    functions = functions_for(rows, *decoding(found))
     values, offset, chosen = contiguous(values), contiguous(offset), contiguous(chosen)
     score(functions.address, found.address, *room.pieces, values, offset, chosen, result)
     return result

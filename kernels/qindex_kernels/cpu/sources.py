@@ -10,7 +10,7 @@ from pathlib import Path
 from types import CellType, FunctionType
 from typing import Any
 
-from numba import njit
+from numba import cfunc, njit, types
 
 SOURCES = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
 
@@ -19,6 +19,11 @@ helper = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 # The same, for what is called often: a call would copy all that is known of rows and queries.
 inlined = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+
+
+def inner_loop(n_arguments: int) -> Any:
+    """For a function that kernels call by its address, with so many 64-bit integers; SOURCES must be in its closure."""
+    return cfunc(types.void(*[types.intp] * n_arguments), cache=True)
 
 
 def kernel(function: FunctionType) -> Callable[..., Any]:

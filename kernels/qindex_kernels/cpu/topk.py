@@ -23,8 +23,10 @@ from qindex_kernels.cpu.addresses import (
     zero_address,
 )
 from qindex_kernels.cpu.candidates import begin, finish, offer, read_search, search_for
-from qindex_kernels.cpu.exact import decoded_stride
+from qindex_kernels.cpu.exact import decoding, scratch_bytes
 from qindex_kernels.cpu.inner import INTEGER_KINDS, BlockRows, call, read_block_rows, read_inner
+from qindex_kernels.cpu.lanes import add_lanes, fill_lanes, lane_group, lane_panels
+from qindex_kernels.cpu.lookups import LANES
 from qindex_kernels.cpu.product import (
     add_float_panels,
     add_panels,
@@ -236,13 +238,17 @@ def scan_batch(inner_at, rows_at, queries_at, search_at, panels_at, group_at):
     queries, search = read_queries(queries_at), read_search(search_at)
     panels, group = read_panels(panels_at), read_group(group_at)
     for first in range(0, rows.n, group.n):
-        if inner.integers != 0:
+        if rows.one_hot != 0:
+            add_lanes(inner, rows, panels, first, group)
+        elif inner.integers != 0:
             unpack_group(inner, rows, first, group, True)
         else:
             decode_group(inner, rows, first, group)
         p = 0
         while p < panels.n:
-            if inner.integers != 0:
+            if rows.one_hot != 0:
+                pass  # there are no other panels
+            elif inner.integers != 0:
                 add_panels(rows, panels, p, group, 0, first + group.n)
             else:
                 add_float_panels(panels, p, group)
@@ -278,8 +284,12 @@ def topk(
     max_norm: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """As `reference.topk`, to the bit."""
-    values, offset = contiguous(values), contiguous(offset)
     m, found = len(values), addressed(rows)
+    if found.one_hot and m > LANES:  # their tables fill the L2 cache
+        starts = range(0, m, LANES)
+        parts = [topk(rows, values[i : i + LANES], offset[i : i + LANES], ids, allow, k, max_norm) for i in starts]
+        return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
+    values, offset = contiguous(values), contiguous(offset)
     scores, kept = np.empty((m, k), np.float32), np.empty((m, k), np.int64)
     spare: list[_Scan] = []
     if m < BATCH_QUERIES and k <= KEPT_K:
@@ -307,23 +317,29 @@ class _Scan:
         signs = rows.kind == "sign" and not by_blocks and not rows.more
         dots = f"{'' if self.integers else 'float_'}{'block_' if by_blocks else ''}dots"
         names = ("unpack",) * self.integers if self.many else (*("hamming",) * signs, dots)
-        self.functions = functions_for(rows, *names, "decode", scanning=not self.many and not by_blocks)
+        if found.one_hot and self.many:
+            names = ("lane_sums",)
+        self.functions = functions_for(rows, *names, *decoding(found), scanning=not self.many and not by_blocks)
         # A row scale times the smallest level is at most the norm of a row, unless block scales or float32 make that
         # tiny: then the largest scale is known.
         self.scale_of_norm = 0.0 if rows.block or rows.kind == "float32" else 2.0**36
         self.largest_scale = found.largest_scale
         self.queries = queries_for(found, m, self.functions.step)
         self.search = search_for(
-            m, k, found.n, decoded_stride(found.extent), bias=found.largest_bias, signs=signs,
+            m, k, found.n, scratch_bytes(found), bias=found.largest_bias, signs=signs, one_hot=found.one_hot,
             integers=self.integers,
         )  # fmt: skip
         self.known = self.functions.address, found.address, self.queries.address, self.search.address
-        if self.many:
+        self.one_hot = found.one_hot
+        if self.many and self.one_hot:
+            self.panels, self.group = lane_panels(self.queries), lane_group(found)
+        elif self.many:
             number_bytes = 1 if self.integers else 4
             self.panels = panels_for(self.queries, number_bytes)
             self.group = group_for(found, self.queries, self.panels.n, 4, number_bytes)
         else:
-            self.block = max(16, BLOCK_BYTES // sum(part.row_bytes for part in (found, *found.more)) // 16 * 16)
+            row_bytes, grain = sum(part.row_bytes for part in (found, *found.more)), 64 if self.one_hot else 16
+            self.block = max(grain, BLOCK_BYTES // row_bytes // grain * grain)
             self.blocks = block_rows(found, self.queries)
             self.room = Room(scan_room(found, m, self.queries.width, self.queries.lanes, self.block))
 
@@ -345,7 +361,9 @@ class _Scan:
         if not self.many:
             scan(*self.known, self.blocks.address, self.room.pieces[0], self.block)
         else:
-            if self.integers:
+            if self.one_hot:
+                fill_lanes(self.panels.address, queries.address)
+            elif self.integers:
                 fill_panels(self.panels.address, queries.address, self.functions.address, True)
             else:
                 fill_float_panels(self.panels.address, queries.address)

@@ -15,15 +15,19 @@ from qindex_kernels.cpu.vectors import F16, F32, I1, I8, I16, I32, f32x16, i32x1
 
 # Which numbers a row holds. BITSn is an integer of n bits: a place in a table of levels (2 to 4 bits), or a number.
 # SPLIT2 and SPLIT4 are BITS2 and BITS4 read in another order, without tables, and MASKED1 to MASKED4 are codes of signs
-# and half-integers that are not taken apart (below).
+# and half-integers that are not taken apart (below). ONE_HOT4 and ONE_HOT8 have one code for 16, or 256, numbers, of
+# which it makes one 1 (lookups.py).
 FLOAT32, FLOAT16, E4M3, E5M2, E3M4, E3M2, E2M3, NF4, INT8 = range(9)
 BITS1, BITS2, BITS3, BITS4, BITS5, BITS6, BITS7, SPLIT2, SPLIT4, MASKED1, MASKED2, MASKED4 = range(9, 21)
+ONE_HOT4, ONE_HOT8 = range(21, 23)
 
 # The widths of the planes that the codes of a kind lie in.
 PLANES = (
     (32,), (16,), (8,), (8,), (8,), (4, 2), (4, 2), (4,), (8,), (1,), (2,), (2, 1), (4,), (4, 1), (4, 2), (4, 2, 1),
-    (2,), (4,), (1,), (2,), (4,),
+    (2,), (4,), (1,), (2,), (4,), (4,), (8,),
 )  # fmt: skip
+
+SPAN = {ONE_HOT4: 16, ONE_HOT8: 256}  # numbers that a code stands for, where they are many
 
 TABLES = (BITS2, BITS3, BITS4)  # kinds whose levels are int8 numbers in memory
 
@@ -31,13 +35,15 @@ TABLES = (BITS2, BITS3, BITS4)  # kinds whose levels are int8 numbers in memory
 # by 1 / 254 at most; the small floats of 8 bits have no such integers.
 BIAS = {
     INT8: 128, BITS1: 1, BITS2: 128, BITS3: 128, BITS4: 128, BITS5: 16, BITS6: 32, BITS7: 64, E2M3: 64, NF4: 128,
-    SPLIT2: 2, SPLIT4: 8, MASKED1: 1, MASKED2: 3, MASKED4: 15,
+    SPLIT2: 2, SPLIT4: 8, MASKED1: 1, MASKED2: 3, MASKED4: 15, ONE_HOT4: 0, ONE_HOT8: 0,
 }  # fmt: skip
 INTEGER_UNIT = {E2M3: 1 / 8, NF4: 1 / 127}
 
 # Dimensions that an integer step takes. The split kinds load a register of codes and cut it by masks: of its 128 (256)
 # dimensions first come those that are 0 modulo 2 (4), then those that are 1, ... Queries are put in this order too.
-STEPS = {SPLIT2: 256, SPLIT4: 128}
+# Of one-hot codes, 16 and 8 bytes are read at once.
+SPLIT_STEPS = {SPLIT2: 256, SPLIT4: 128}
+STEPS = {**SPLIT_STEPS, ONE_HOT4: 32 * 16, ONE_HOT8: 8 * 256}
 STEP = tuple(STEPS.get(kind, 64) for kind in range(len(PLANES)))
 
 # The masked kinds broadcast the bytes of 64 dimensions to a register of 64 and keep one code in each: code `k` of each
@@ -102,7 +108,7 @@ def _codes(builder, kind, row, dim, at, count):
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
-def _lookup(builder, table, codes):
+def lookup(builder, table, codes):
     """table[codes] for bytes; the first 16 bytes of `table` are the table, and the others repeat them."""
     count = codes.type.count
     if PATH == "avx512" and count == 64:
@@ -168,7 +174,7 @@ def _integer_steps(builder, kind, row, dim, at, table):
     """The integers, plus BIAS, of the STEP dimensions from `at` on: one vector of 64 bytes, or more for split kinds."""
     if kind not in BIAS:
         return [v.const(u8x64.llvm, 0)]  # only in branches that this kind never takes
-    if kind in STEPS:
+    if kind in SPLIT_STEPS:
         (width,) = PLANES[kind]
         at = builder.lshr(builder.mul(at, at.type(width)), at.type(3))
         codes = v.load(builder, builder.add(row, at), v.vec(I16, 32))
@@ -187,12 +193,12 @@ def _integer_steps(builder, kind, row, dim, at, table):
     if kind == INT8:
         return [builder.xor(codes, v.const(u8x64.llvm, 0x80))]
     if kind in TABLES:
-        return [_lookup(builder, table, codes)]
+        return [lookup(builder, table, codes)]
     if kind == NF4:
-        return [_lookup(builder, _constant_table([round(127 * level) + 128 for level in NF4_LEVELS]), codes)]
+        return [lookup(builder, _constant_table([round(127 * level) + 128 for level in NF4_LEVELS]), codes)]
     if kind == E2M3:
         low = builder.and_(codes, v.const(u8x64.llvm, 15))
-        halves = [_lookup(builder, _constant_table(_E2M3_EIGHTHS[i : i + 16]), low) for i in (0, 16)]
+        halves = [lookup(builder, _constant_table(_E2M3_EIGHTHS[i : i + 16]), low) for i in (0, 16)]
         size = builder.select(_bit(builder, codes, 4), halves[1], halves[0])
         middle = v.const(u8x64.llvm, 64)
         return [builder.select(_bit(builder, codes, 5), builder.sub(middle, size), builder.add(middle, size))]
@@ -311,7 +317,7 @@ def decode16(typingctx, kind, row, dim, group, table):
         if value == BITS1:
             return builder.select(_bit(builder, codes, 0), v.const(f32x16.llvm, 1.0), v.const(f32x16.llvm, -1.0))
         if value in TABLES:
-            codes = _lookup(builder, table, codes)
+            codes = lookup(builder, table, codes)
         bias = 0 if value == INT8 else BIAS[value]
         extend = builder.sext if value == INT8 else builder.zext
         levels = extend(codes, v.vec(I32, 16))

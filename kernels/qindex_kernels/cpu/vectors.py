@@ -23,6 +23,8 @@ class Vector(types.Type):
 
 
 u8x64 = Vector("u8x64", I8, 64)  # 64 bytes, signed or not as the word says
+i16x32 = Vector("i16x32", I16, 32)
+i16x64 = Vector("i16x64", I16, 64)
 i32x16 = Vector("i32x16", I32, 16)
 f32x16 = Vector("f32x16", F32, 16)
 f64x16 = Vector("f64x16", F64, 16)
@@ -73,6 +75,17 @@ def stride(builder, a, start, step):
 
 def join(builder, a, b):
     return shuffle(builder, a, b, range(a.type.count + b.type.count))
+
+
+def transposed(builder, rows):
+    """16 vectors of bytes, in each 16 of whose lanes lies a part of a row -> the columns, parts side by side."""
+    count = rows[0].type.count
+    low = [part + i // 2 + count * (i % 2) for part in range(0, count, 16) for i in range(16)]
+    high = [place + 8 for place in low]
+    for _ in range(4):
+        pairs = zip(rows[:8], rows[8:], strict=True)
+        rows = [shuffle(builder, a, b, places) for a, b in pairs for places in (low, high)]
+    return rows
 
 
 def splat(builder, scalar, lanes):
