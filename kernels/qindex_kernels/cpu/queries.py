@@ -203,7 +203,7 @@ def order_masked(queries, inner):
     kind, following = inner.kind, queries.rows
     while following != 0:
         part = read_rows(following)
-        if kind >= MASKED1:
+        if MASKED1 <= kind <= MASKED4:
             for i in range(queries.m):
                 order_part(kind, queries.codes + queries.width * i + part.start, part.dim)
         following = part.next
