@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 # Columns of words; the others are of numbers.
-_WORDS = {"library", "query", "activations", "weights", "family", "beside", "for", "rows"}
+_WORDS = {"library", "query", "activations", "weights", "family", "beside", "for", "rows", "wanted", "found"}
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], caption: str) -> str:
@@ -16,3 +16,8 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], caption: str) 
 
 def measured(environment: dict[str, Any]) -> str:
     return f"Measured {environment['date']} on {environment['cores']} cores of {environment['cpu']}."
+
+
+def code(name: str) -> str:
+    """Names that are Python stand in backticks."""
+    return f"`{name}`" if "(" in name else name

@@ -1,4 +1,4 @@
-"""Rewrite the tables of README.md from benchmarks/results: `python benchmarks/tables.py`.
+"""Rewrite the tables of README.md and QUALITY.md from benchmarks/results: `python benchmarks/tables.py`.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`, and comes from results/NAME.json, or for a NAME like
 FILE.SECTION from a section of results/FILE.json. What a command printed stands likewise under `<!-- text: NAME -->`,
@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import tables_kernels
+import tables_quality
 from environment import RESULTS
-from table_text import measured, table
+from table_text import code, measured, table
 
 README = Path(__file__).parents[1] / "README.md"
+DOCUMENTS = (README, Path(__file__).with_name("QUALITY.md"))
 
 _PLACE = re.compile(r"(<!-- (table|text): (\S+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def main() -> None:
-    README.write_text(rewritten(README.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+    for document in DOCUMENTS:
+        document.write_text(rewritten(document.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
 
 
-def rewritten(readme: str, results: Path) -> str:
+def rewritten(document: str, results: Path) -> str:
     """The text with every table made anew."""
 
     def filled(match: re.Match[str]) -> str:
@@ -31,7 +34,7 @@ def rewritten(readme: str, results: Path) -> str:
         if kind == "text":
             return f"{start}```text\n{(results / f'{name}.txt').read_text(encoding='utf-8')}```\n"
         if name not in TABLES:
-            raise ValueError(f"README.md asks for the table {name!r}, but there are {', '.join(TABLES)}")
+            raise ValueError(f"a document asks for the table {name!r}, but there are {', '.join(TABLES)}")
         stem, *sections = name.split(".")
         file = results / f"{stem}.json"
         if not file.exists():
@@ -43,43 +46,14 @@ def rewritten(readme: str, results: Path) -> str:
             result = result[sections[0]]
         return f"{start}{TABLES[name](result)}"
 
-    return _PLACE.sub(filled, readme)
-
-
-def quality(result: dict[str, Any]) -> str:
-    settings = result["settings"]
-    rows = [
-        (
-            _code(row["name"]),
-            f"{row['bytes_per_vector']:,}",
-            f"{row['ndcg']['average']:.4f}",
-            f"{row['kept']:.2%}",
-            _points(row["loss"]["average"]),
-            f"{row['recall']:.3f}",
-        )
-        for row in result["rows"]
-    ]
-    collections = ", ".join(
-        f"{name} ({one['documents']:,} documents, {one['queries']:,} queries)"
-        for name, one in settings["collections"].items()
-    )
-    recall_on = settings["recall_on"]
-    return table(
-        ("quantizer", "bytes per vector", "nDCG@10", "of float32's", "loss in points", "recall@10"),
-        rows,
-        f"{settings['model']}. nDCG@10 is the average over {collections}. The loss is float32's nDCG@10 less this, "
-        f"times 100, with its {settings['confidence']:.0%} interval over the queries. recall@10 is against float32's "
-        f"best ten of {recall_on['vectors']:,} other vectors, for {recall_on['queries']:,} queries. "
-        "Raw codes are ranked without decoding, by the cosine of the codes of both sides; with ranges of each side the "
-        "answer to a query depends on the queries beside it. " + measured(result["environment"]),
-    )
+    return _PLACE.sub(filled, document)
 
 
 def scan(result: dict[str, Any]) -> str:
     settings = result["settings"]
     rows = [
         (
-            _code(row["name"]),
+            code(row["name"]),
             row["library"],
             f"{row['bytes_per_vector']:,}",
             f"{row['ms']:.1f}",
@@ -100,7 +74,12 @@ def scan(result: dict[str, Any]) -> str:
 
 
 TABLES = {
-    "quality": quality,
+    "quality": tables_quality.choices,
+    "quality.bars": tables_quality.bars,
+    "quality.vectors": tables_quality.vectors,
+    "quality.collections": tables_quality.collections,
+    "quality.second": tables_quality.second,
+    "quality.speed": tables_quality.speed,
     "scan": scan,
     "kernels.ceilings": tables_kernels.ceilings,
     "kernels.scan": tables_kernels.scan,
@@ -112,18 +91,6 @@ TABLES = {
     "kernels.linear.peers": tables_kernels.linear_peers,
     "kernels.compile": tables_kernels.first_calls,
 }
-
-
-def _code(name: str) -> str:
-    """Names that are Python stand in backticks."""
-    return f"`{name}`" if "(" in name else name
-
-
-def _points(loss: dict[str, float]) -> str:
-    if loss["low"] == loss["high"] == 0:
-        return "0"
-    mean, low, high = (round(100 * loss[name], 2) + 0.0 for name in ("mean", "low", "high"))  # + 0.0: no minus zero
-    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":
