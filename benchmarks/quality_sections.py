@@ -11,6 +11,7 @@ import quality_peers
 from qindex import SentenceEncoder
 from quality_bars import bar, half_the_axes, keeping_bars, points, recall_bars
 from quality_data import COLLECTIONS
+from quality_guarantee import guaranteed
 from quality_measures import (
     CONFIDENCE,
     MEASURE,
@@ -138,6 +139,20 @@ def second(quick: bool) -> Section:
     settings = {"set": data.name, "vectors": len(data.documents), "queries": len(data.queries), "dim": data.dim}
     bars = recall_bars(found, data.dim, data.name, floors=False)
     return {"settings": settings | HOW | {"budgets": budgets(data.dim)}, "rows": rows, "bars": bars}
+
+
+def guarantee(quick: bool) -> Section:
+    """What a search with a guarantee keeps, and what it costs."""
+    use_threads()
+    data = quality_data.minilm_100k(10_000, 200) if quick else quality_data.minilm_100k()
+    rows, bars = guaranteed(data, 2 if quick else 10)
+    settings = {"set": data.name, "vectors": len(data.documents), "queries": len(data.queries), "k": K}
+    units = {
+        "sets_that_differ": "share of the sets of k that differ from those by the finer codes alone",
+        "rescored": "share of the rows of which finer codes were scored, for a query",
+        "scans": "how many times the first codes were scanned, for a query",
+    }
+    return {"settings": settings, "units": units, "rows": rows, "bars": bars}
 
 
 def speed(quick: bool) -> Section:

@@ -29,7 +29,7 @@ from qindex import (
 from qindex.types import Quantizer, Vectors
 
 Ids = NDArray[np.int64]
-OVERSAMPLE = 4
+OVERSAMPLE = 8
 LEAST_ROWS = 12_000  # for 256 centroids: faiss asks for 39 each, which of the judged collections only one has, just so
 BUDGETS = (50, 98, 150, 194, 290, 390)  # bytes of a vector of 384 numbers
 
@@ -69,10 +69,12 @@ def coded(line: str, name: str, quantizer: Quantizer, rescore: Quantizer | None 
     def fit(documents: Vectors) -> Encode:
         first = quantizer.fit(documents)
         second = rescore.fit(documents) if rescore else None
-        n_bytes = sum(each.bytes_per_vector(documents.shape[1]) for each in (first, second) if each)
 
         def encode(documents: Vectors) -> Stored:
             index = FlatIndex.build(documents, first, rescore=second)
+            n_bytes: float = first.bytes_per_vector(documents.shape[1])
+            if second:  # which may share its signs with the first
+                n_bytes = (index.nbytes - index.ids.nbytes) / len(index)
             oversample = OVERSAMPLE if second else None
             return Stored(lambda queries, k: index.search(queries, k, oversample=oversample).ids, n_bytes)
 
@@ -114,6 +116,7 @@ def ours(dim: int) -> list[System]:
             **trained,
         ),
         coded("with rescore", "Binary(), rescore=Int8()", Binary(), Int8()),
+        coded("with rescore", "RaBitQ(1), rescore=RaBitQ(2)", RaBitQ(1), RaBitQ(2)),
         coded("with rescore", "RaBitQ(1), rescore=RaBitQ(4)", RaBitQ(1), RaBitQ(4)),
         coded("with rescore", "RaBitQ(1), rescore=Int8()", RaBitQ(1), Int8()),
     ]
