@@ -21,7 +21,7 @@ ROUNDS, ALONE, NOISE = 9, 20, 1e-4
 
 
 class Pair(NamedTuple):
-    """A system of qindex and one of another library that should take `times` as long for a query, where that is said."""
+    """A system of qindex and one of another library that, where it is said, should take `times` as long for a query."""
 
     ours: str
     theirs: str
