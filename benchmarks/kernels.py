@@ -16,16 +16,11 @@ before a process starts. Writes benchmarks/results/kernels.json; a quick run, wh
 folder for temporary files instead.
 """
 
-import argparse
-import json
-import os
-import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import environment
+from sections import asked, earlier
 
 SECTIONS = ("ceilings", "scan", "cache", "batch", "linear", "compile")
 PACKAGES = ["numpy", "numba", "llvmlite"]
@@ -43,27 +38,16 @@ STARTED_WITH = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas")
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs")
-    arguments = parser.parse_args()
-    chosen = arguments.only.split(",")
-    if unknown := set(chosen) - set(SECTIONS):
-        parser.error(f"--only must name some of {', '.join(SECTIONS)}, got {', '.join(sorted(unknown))}")
-    if any(os.environ.get(name) != value for name, value in STARTED_WITH.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | STARTED_WITH)
-
+    chosen, quick = asked(__doc__, SECTIONS, STARTED_WITH)
     import qindex
     from qindex import kernels
 
     qindex.set_threads(1)
-    if arguments.quick:
-        environment.RESULTS = Path(tempfile.gettempdir()) / "qindex-quick"
     for name in chosen:
         print(name, flush=True)
         started = time.perf_counter()
-        measured = section(name, arguments.quick)
-        described = {"path": kernels.path(), "threads": 1, "started_with": STARTED_WITH, "quick": arguments.quick}
+        measured = section(name, quick)
+        described = {"path": kernels.path(), "threads": 1, "started_with": STARTED_WITH, "quick": quick}
         measured["settings"] = described | measured.get("settings", {})
         packages = environment.environment(PACKAGES + PEER_PACKAGES.get(name, []))
         write_section(name, {"environment": packages, "seconds": round(time.perf_counter() - started), **measured})
@@ -108,9 +92,7 @@ def ceilings(n_bytes: int) -> dict[str, Any]:
 
 def write_section(name: str, measured: dict[str, Any]) -> None:
     """Write results/kernels.json with this section made new."""
-    file = environment.RESULTS / "kernels.json"
-    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    after = before | {name: measured}
+    after = earlier("kernels") | {name: measured}
     environment.write_result("kernels", {name: after[name] for name in SECTIONS if name in after})
 
 

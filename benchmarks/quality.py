@@ -20,16 +20,11 @@ Writes benchmarks/results/quality.json and quality.png; a quick run, whose figur
 for temporary files instead.
 """
 
-import argparse
-import json
 import logging
-import os
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 import environment
+from sections import asked, earlier
 
 SECTIONS = ("vectors", "collections", "second", "guarantee", "speed")
 PACKAGES = [
@@ -47,41 +42,29 @@ STARTED_WITH = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas")
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs")
-    arguments = parser.parse_args()
-    chosen = arguments.only.split(",")
-    if unknown := set(chosen) - set(SECTIONS):
-        parser.error(f"--only must name some of {', '.join(SECTIONS)}, got {', '.join(sorted(unknown))}")
-    if any(os.environ.get(name) != value for name, value in STARTED_WITH.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | STARTED_WITH)
-
+    chosen, quick = asked(__doc__, SECTIONS, STARTED_WITH)
     logging.basicConfig(level=logging.WARNING)  # before a library says otherwise
     # These load libraries that read the environment when they start.
     import quality_picture
     import quality_sections
     from qindex import kernels
 
-    if arguments.quick:
-        environment.RESULTS = Path(tempfile.gettempdir()) / "qindex-quick"
-    file = environment.RESULTS / "quality.json"
     for name in chosen:
         print(name, flush=True)
         started = time.perf_counter()
-        section = getattr(quality_sections, name)(arguments.quick)
+        section = getattr(quality_sections, name)(quick)
         bars = section.pop("bars")
-        section["settings"] |= {"path": kernels.path(), "started_with": STARTED_WITH, "quick": arguments.quick}
+        section["settings"] |= {"path": kernels.path(), "started_with": STARTED_WITH, "quick": quick}
         seconds = round(time.perf_counter() - started)
         print(f"  {seconds} s", flush=True)
-        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        before = earlier("quality")
         after = before | {name: {"environment": environment.environment(PACKAGES), "seconds": seconds, **section}}
         result = {section: after[section] for section in SECTIONS if section in after}
         result["bars"] = before.get("bars", {}) | {name: bars}
         environment.write_result("quality", result)
         if name == "vectors":
             quality_picture.draw(section["rows"], section["settings"], environment.RESULTS / "quality.png")
-    print(f"written to {file}")
+    print(f"written to {environment.RESULTS / 'quality.json'}")
 
 
 if __name__ == "__main__":

@@ -337,7 +337,7 @@ def _search(
     if state.rescore is None or not len(state.ids):
         prepared = Coder(state.quantizer, state.metric).prepare(queries)
         return kernels.topk(prepared, state.codes, k, ids=state.ids, allow=allow), Work(n, np.zeros_like(n))
-    stages = Search(state.quantizer, state.codes, state.fine, state.fine_rows, state.ids, allow)
+    stages = Search(state.codes, state.fine, state.fine_rows, state.ids, allow)
     if guarantee is None:
         found, rescored = stages.best(queries, k, oversample)
         return found, Work(n, rescored)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -59,7 +60,7 @@ class FineCoder:
             raise ValueError(f"rescore_codes must be what {self.quantizer!r} keeps beside the signs, got other codes")
         return stored.dim
 
-    @property
+    @cached_property
     def _shared_bits(self) -> int:
         """Bits of the finer quantizer if it shares its signs, else 0."""
         fine = self.quantizer
@@ -69,8 +70,7 @@ class FineCoder:
 class Search(NamedTuple):
     """All that both stages need of an index."""
 
-    quantizer: Quantizer
-    codes: Codes
+    codes: Codes  # of `fine.coarse`
     fine: FineCoder
     fine_rows: Codes
     ids: NDArray[np.int64]
@@ -78,7 +78,7 @@ class Search(NamedTuple):
 
     def best(self, queries: Vectors, k: int, oversample: int) -> tuple[Matches, NDArray[np.int64]]:
         """The k best of the `oversample * k` best rows by coarse codes, and how many were rescored: (m,)."""
-        prepared = Coder(self.quantizer, self.fine.metric).prepare(queries)
+        prepared = Coder(self.fine.coarse, self.fine.metric).prepare(queries)
         coarse = kernels.topk(prepared, self.codes, k * oversample, ids=self.ids, allow=self.allow)
         fine = self.fine.prepare(queries, prepared)
         return kernels.rescore(fine, self.fine_rows, coarse.ids, k, ids=self.ids)
@@ -96,7 +96,7 @@ class Search(NamedTuple):
         m, n = len(queries), len(self.codes)
         deviations = NormalDist().inv_cdf(1 - (1 - guarantee) / k)
         slack = deviations * self._half_width * self._lengths(queries)
-        prepared = Coder(self.quantizer, self.fine.metric).prepare(queries)
+        prepared = Coder(self.fine.coarse, self.fine.metric).prepare(queries)
         fine = self.fine.prepare(queries, prepared)
         found = Matches(np.empty((m, k), np.int64), np.empty((m, k), np.float32))
         scored, rescored = np.zeros(m, np.int64), np.zeros(m, np.int64)
@@ -117,8 +117,8 @@ class Search(NamedTuple):
     @property
     def _half_width(self) -> float:
         """One deviation of the coarse score of the longest row, for a query of length 1."""
-        assert isinstance(self.quantizer, RaBitQ)
-        return self.quantizer.largest_half_width(self.codes, 1.0)
+        assert isinstance(self.fine.coarse, RaBitQ)
+        return self.fine.coarse.largest_half_width(self.codes, 1.0)
 
     def _lengths(self, queries: Vectors) -> NDArray[np.float64]:
         """What the error of a coarse score is in proportion to."""

@@ -12,7 +12,7 @@ from qindex.threads import threads
 from qindex.types import BLOCK_GRAIN, BlockValues, Codes, Vectors, row_norms
 
 # Choosing levels takes many passes over a few temporaries, which stay in the cache.
-_AT_ONCE = 512
+AT_ONCE = 512
 
 
 def encode_factored(
@@ -36,7 +36,7 @@ def encode_factored(
 
     def encode(start: int) -> float:
         """Codes and factors of some rows, and the length of the longest."""
-        part = slice(start, min(start + _AT_ONCE, n))
+        part = slice(start, min(start + AT_ONCE, n))
         with np.errstate(over="ignore", invalid="ignore"):  # rows that lie too far out are refused below
             rows = origin.rows(vectors[part])
             data[part], levels = choose(rows)
@@ -46,7 +46,7 @@ def encode_factored(
         factors[part, 0] = wanted
         return float((factors[part, 0] * row_norms(levels)).max())
 
-    max_norm = max(threads.map(encode, [(start,) for start in range(0, n, _AT_ONCE)]), default=0.0)
+    max_norm = max(threads.map(encode, [(start,) for start in range(0, n, AT_ONCE)]), default=0.0)
     return Codes(
         data,
         format,
@@ -71,9 +71,9 @@ def check_factors(wanted: NDArray[np.float64], vectors: Vectors, origin: Origin,
 def coded_lengths(codes: Codes, levels: Callable[[Codes], Vectors]) -> NDArray[np.float64]:
     """The length of each decoded row, factor times levels: (n,). `levels` decodes some codes without their factors."""
     lengths = np.empty(len(codes))
-    for start in range(0, len(codes), _AT_ONCE):
-        part = codes[start : start + _AT_ONCE]
-        lengths[start : start + _AT_ONCE] = row_norms(levels(part)) * part.scales[0].values[:, 0]
+    for start in range(0, len(codes), AT_ONCE):
+        part = codes[start : start + AT_ONCE]
+        lengths[start : start + AT_ONCE] = row_norms(levels(part)) * part.scales[0].values[:, 0]
     return lengths
 
 

@@ -133,12 +133,17 @@ def signs(rows: Vectors) -> Vectors:
 
 def _on_grid(unit: Vectors, steps_per_unit: NDArray[Any], format: Format) -> Vectors:
     levels: Vectors = unit * steps_per_unit.astype(np.float32)[:, None]
+    return round_to_grid(levels, format)
+
+
+def round_to_grid(numbers: Vectors, format: Format) -> Vectors:
+    """The nearest levels of a grid of step 1, in the place of the numbers."""
     if format.kind == "half_integer":
-        np.floor(levels, out=levels)
-        levels += np.float32(0.5)
+        np.floor(numbers, out=numbers)
+        numbers += np.float32(0.5)
     else:
-        np.rint(levels, out=levels)
-    return np.clip(levels, format.levels.min(), format.levels.max(), out=levels)
+        np.rint(numbers, out=numbers)
+    return np.clip(numbers, format.levels.min(), format.levels.max(), out=numbers)
 
 
 @functools.lru_cache(maxsize=64)

@@ -6,18 +6,15 @@ import numpy as np
 
 from qindex.formats import FLOAT16, SIGN
 from qindex.io import register
-from qindex.quantize.factored import check_factors, whole_row
+from qindex.quantize.factored import AT_ONCE, check_factors, whole_row
 from qindex.quantize.origin import check_seed
-from qindex.quantize.rabitq import signs
+from qindex.quantize.rabitq import round_to_grid, signs
 from qindex.quantize.rows import ROUNDED_UP, check_codes, check_dim, row_dots, unfitted
 from qindex.quantize.spectrum import Spectrum
 from qindex.types import BlockValues, Codes, Part, Queries, Vectors, as_vectors, row_norms
 
 LEAST_BYTES = 16
 _FACTOR_BYTES = 2
-
-# Choosing levels takes many passes over a few temporaries, which stay in the cache.
-_AT_ONCE = 512
 
 # Sizes of the steps that are tried for each row, where levels are so fine that what lies beyond the last one decides.
 _TRIED = np.exp(np.arange(-5, 2) * 0.08).astype(np.float32)
@@ -73,8 +70,8 @@ class Spectral:
         ]
         factors = np.empty((n, 1), np.float16)
         max_norm = 0.0
-        for start in range(0, n, _AT_ONCE):
-            rows = slice(start, min(start + _AT_ONCE, n))
+        for start in range(0, n, AT_ONCE):
+            rows = slice(start, min(start + AT_ONCE, n))
             with np.errstate(over="ignore", invalid="ignore"):  # rows that lie too far out are refused below
                 directions, sizes = spectrum.directions(vectors[rows])
                 levels = _levels(spectrum, directions)
@@ -95,9 +92,9 @@ class Spectral:
         spectrum = self._learnt()
         check_codes(codes, self.quantize(np.empty((0, spectrum.dim), np.float32)))
         result = np.empty((len(codes), spectrum.dim), np.float32)
-        for start in range(0, len(codes), _AT_ONCE):
-            part = codes[start : start + _AT_ONCE]
-            result[start : start + _AT_ONCE] = spectrum.vectors(part.levels * part.scales[0].values * spectrum.units)
+        for start in range(0, len(codes), AT_ONCE):
+            part = codes[start : start + AT_ONCE]
+            result[start : start + AT_ONCE] = spectrum.vectors(part.levels * part.scales[0].values * spectrum.units)
         return result
 
     def prepare(self, queries: Vectors) -> Queries:
@@ -147,13 +144,8 @@ def _nearest(spectrum: Spectrum, in_steps: Vectors) -> Vectors:
     for (format, _), numbers in zip(spectrum.parts, _in_parts(levels, spectrum), strict=True):
         if format == SIGN:
             numbers[...] = signs(numbers)
-            continue
-        if format.kind == "half_integer":
-            np.floor(numbers, out=numbers)
-            numbers += np.float32(0.5)
         else:
-            np.rint(numbers, out=numbers)
-        np.clip(numbers, format.levels.min(), format.levels.max(), out=numbers)
+            round_to_grid(numbers, format)
     return levels
 
 

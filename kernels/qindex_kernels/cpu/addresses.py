@@ -163,11 +163,6 @@ def address(array: NDArray[np.generic] | None) -> int:
     return int(array.ctypes.data)
 
 
-def writable(array: NDArray[Any]) -> NDArray[Any]:
-    """C-contiguous and writable: other arrays have another type, for which numba would compile another kernel."""
-    return array if array.flags.c_contiguous and array.flags.writeable else np.array(array, order="C")
-
-
 _known: WeakKeyDictionary[Rows, RowAddresses] = WeakKeyDictionary()
 
 

@@ -13,7 +13,7 @@ from qindex_kernels.cpu.inner import read_inner
 from qindex_kernels.cpu.queries import contiguous, copy_query
 from qindex_kernels.cpu.record import Room
 from qindex_kernels.cpu.simd import peek_f32, peek_i64, prefetch
-from qindex_kernels.cpu.sources import helper, kernel
+from qindex_kernels.cpu.sources import helper, inlined, kernel
 from qindex_kernels.layout import Rows
 
 
@@ -33,13 +33,19 @@ AHEAD = 8  # rows: chosen ones lie anywhere, so the hardware cannot know which c
 def ask_for(rows, row):
     """Prefetch all of a row."""
     prefetch(fine_address(rows, row))
-    following = np.intp(1)
+    prefetch_part(rows, row)
+    following = rows.next
     while following != 0:
-        for at in range(row_address(rows, row), row_address(rows, row) + rows.row_bytes + 63, 64):
-            prefetch(at)
-        following = rows.next
-        if following != 0:
-            rows = read_rows(following)
+        part = read_rows(following)
+        prefetch_part(part, row)
+        following = part.next
+
+
+@inlined
+def prefetch_part(rows, row):
+    first = row_address(rows, row)
+    for at in range(first, first + rows.row_bytes + 63, 64):
+        prefetch(at)
 
 
 @kernel
