@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qindex import (
+    OPQ,
     PCA,
     Binary,
     Center,
@@ -20,6 +21,7 @@ from qindex import (
     Int8,
     LloydMax,
     Microscaling,
+    ProductQuantizer,
     RaBitQ,
     Rotation,
     Spectral,
@@ -56,6 +58,9 @@ FLOORS = [
     (Int4(), None, 0.940),
     (Microscaling("mxfp4"), None, 0.925),
     (Microscaling("nvint4"), None, 0.949),
+    (ProductQuantizer(96, bits=4), None, 0.704),
+    (Chain(OPQ(96), ProductQuantizer(96, bits=4)), None, 0.734),
+    (Chain(OPQ(48), ProductQuantizer(48)), None, 0.756),
     (Chain(PCA(dim=192), Float8("e4m3")), None, 0.866),
     (Chain(Center(), Rotation(), Binary()), None, 0.719),
     (Chain(Standardize(), Int8("dim")), None, 0.990),

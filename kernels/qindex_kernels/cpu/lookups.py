@@ -13,13 +13,14 @@ from numba import types
 from numba.extending import intrinsic
 
 from qindex_kernels.cpu import vectors as v
-from qindex_kernels.cpu.simd import peek_i8, peek_i64, peek_u8, poke_i32, store_i32, zero_i32
+from qindex_kernels.cpu.simd import peek_i8, peek_i64, peek_u8, poke_i32, prefetch, store_i32, zero_i32
 from qindex_kernels.cpu.sources import SOURCES, inlined, inner_loop
 from qindex_kernels.cpu.target import PATH
 from qindex_kernels.cpu.unpack import ONE_HOT8, lookup
 from qindex_kernels.cpu.vectors import I8, I16, I32, i16x32, i16x64, u8x64
 
 LANES = 32  # queries whose tables lie interleaved
+AHEAD = 4096  # bytes that are asked for before they are looked up
 SHORT_CODES = 256  # int16 holds sums of so many int8 numbers, and uint16 of so many bytes
 
 
@@ -44,9 +45,14 @@ def add_lookups(typingctx, sums, rows, row_bytes, tables):
 
     def codegen(context, builder, signature, args):
         sums, rows, row_bytes, tables = args
-        starts = [builder.add(rows, builder.mul(row_bytes, row_bytes.type(j))) for j in range(64)]
-        quads = [[v.load(builder, starts[j + 16 * k], v.vec(I8, 16)) for k in range(4)] for j in range(16)]
-        halves = [[v.join(builder, *quad[:2]), v.join(builder, *quad[2:])] for quad in quads]
+        pointers = [builder.add(rows, builder.mul(row_bytes, row_bytes.type(16 * k))) for k in range(4)]
+        pointers = [builder.inttoptr(pointer, I8.as_pointer()) for pointer in pointers]
+        halves = []
+        for _ in range(16):
+            quad = [builder.load(builder.bitcast(pointer, v.vec(I8, 16).as_pointer()), align=1) for pointer in pointers]
+            halves.append([v.join(builder, *quad[:2]), v.join(builder, *quad[2:])])
+            # Each from the one before: there are no registers for 64 addresses.
+            pointers = [builder.gep(pointer, [row_bytes]) for pointer in pointers]
         low_bits, words = v.const(u8x64.llvm, 15), v.vec(I16, 32)
         even, odd = (v.slice(builder, sums, i, i + 32) for i in (0, 32))
         for i, column in enumerate(v.transposed(builder, [v.join(builder, *half) for half in halves])):
@@ -54,9 +60,9 @@ def add_lookups(typingctx, sums, rows, row_bytes, tables):
             for table, codes in enumerate((column, builder.bitcast(shifted, u8x64.llvm))):
                 at = builder.add(tables, tables.type(32 * i + 16 * table))
                 entries = v.load(builder, at, v.vec(I8, 16))
-                entries = builder.xor(entries, v.const(entries.type, 0x80))
                 repeated = v.shuffle(builder, entries, entries, [*range(16)] * 4)
-                found = builder.bitcast(lookup(builder, repeated, builder.and_(codes, low_bits)), words)
+                found = lookup(builder, repeated, builder.and_(codes, low_bits))
+                found = builder.bitcast(builder.xor(found, v.const(u8x64.llvm, 0x80)), words)
                 even, odd = builder.add(even, found), builder.add(odd, builder.lshr(found, v.const(words, 8)))
         return v.join(builder, even, odd)
 
@@ -154,6 +160,8 @@ def lookup_dots(kind: int) -> Any:
             for first in range(0, row_bytes, SHORT_CODES // 2):
                 sums, stop = zero_i16x64(), min(first + SHORT_CODES // 2, row_bytes)
                 for at in range(first, stop, 16):
+                    for line in range(0, 1024, 64):
+                        prefetch(rows + AHEAD + 64 * at + line)
                     sums = add_lookups(sums, rows + at, row_bytes, query + 32 * at)
                 drain_lookups(raw + 4 * j, sums, 128 * 32 * ((stop - first + 15) // 16))
             rows += 64 * row_bytes
