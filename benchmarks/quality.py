@@ -62,8 +62,8 @@ def main() -> None:
         result = {section: after[section] for section in SECTIONS if section in after}
         result["bars"] = before.get("bars", {}) | {name: bars}
         environment.write_result("quality", result)
-        if name == "vectors":
-            quality_picture.draw(section["rows"], section["settings"], environment.RESULTS / "quality.png")
+        if "vectors" in result:
+            quality_picture.draw(result["vectors"], environment.RESULTS / "quality.png")
     print(f"written to {environment.RESULTS / 'quality.json'}")
 
 

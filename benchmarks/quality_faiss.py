@@ -17,7 +17,7 @@ def systems(dim: int) -> list[System]:
     return [
         *(_factory("faiss RaBitQ", f"RaBitQ{bits}", f"RR{dim},RaBitQ{bits}") for bits in (1, 2, 3, 4, 6, 8)),
         *(_factory("faiss RaBitQ", f"RaBitQfs{bits}", f"RR{dim},RaBitQfs{bits}") for bits in (1, 2, 4)),
-        *(_eden(bits) for bits in (1, 2, 3, 4, 6, 8)),
+        *(_eden(bits) for bits in (1, 2, 3, 4, 6)),
         *(_factory("faiss SQ", f"SQ{bits}", f"SQ{bits}") for bits in (4, 6, 8)),
         # "np": without ordering the codes, which takes minutes and changes no score.
         _factory("faiss PQ", f"PQ{eighth}x8", f"PQ{eighth}x8np", least_rows=LEAST_ROWS),

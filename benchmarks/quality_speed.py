@@ -17,7 +17,7 @@ from quality_measures import SEED, K, interval, shares
 from quality_systems import Stored, ours
 from timing import medians
 
-ROUNDS, ALONE, NOISE = 9, 20, 1e-4
+ALONE, NOISE = 20, 1e-4
 
 
 class Pair(NamedTuple):
@@ -58,9 +58,9 @@ def side_by_side(data: Vectorised) -> tuple[list[dict[str, Any]], list[dict[str,
         label = f"{systems[pair.theirs].family} {pair.theirs}"
         row = {"ours": pair.ours, "theirs": label, "recall_at_10": [round(float(one.mean()), 4) for one in found]}
         row["recall_difference"] = difference
-        for kind, call, queries in (("single", _singles, ALONE), ("batch", _batch, len(data.queries))):
+        for kind, call, queries, rounds in (("single", _singles, ALONE, 9), ("batch", _batch, len(data.queries), 5)):
             calls = {"ours": call(stored[pair.ours], data), "theirs": call(stored[pair.theirs], data)}
-            seconds = medians(calls, ROUNDS)
+            seconds = medians(calls, rounds)
             row[f"{kind}_ms"] = [round(seconds[side] / queries * 1e3, 4) for side in calls]
             row[f"{kind}_ratio"] = round(seconds["theirs"] / seconds["ours"], 3)
         ratios = [row["single_ratio"], row["batch_ratio"]]

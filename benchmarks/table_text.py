@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 # Columns of words; the others are of numbers.
-_WORDS = {"library", "query", "activations", "weights", "family", "beside", "for", "rows", "wanted", "found"}
+_WORDS = {"library", "query", "activations", "weights", "family", "beside", "for", "rows", "wanted", "found", "reached"}
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], caption: str) -> str:

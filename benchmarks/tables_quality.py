@@ -54,7 +54,7 @@ def choices(result: dict[str, Any]) -> str:
 
 def bars(result: dict[str, list[dict[str, Any]]]) -> str:
     rows = [
-        (code(one["what"]), one["wanted"], one["found"], "yes" if one["passed"] else "**no**")
+        (one["what"], one["wanted"], one["found"], "yes" if one["passed"] else "**no**")
         for section in result.values()
         for one in section
     ]
