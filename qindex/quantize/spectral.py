@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qindex.formats import FLOAT16, SIGN
+from qindex.formats import FLOAT16, INT8, SIGN
 from qindex.io import register
+from qindex.quantize import shaping
 from qindex.quantize.factored import AT_ONCE, check_factors, whole_row
 from qindex.quantize.origin import check_seed
 from qindex.quantize.rabitq import round_to_grid, signs
@@ -120,23 +121,22 @@ class Spectral:
 
 
 def _levels(spectrum: Spectrum, directions: Vectors) -> Vectors:
-    """Levels near directions, the nearest or, where they are fine, of those tried the ones that point most alike."""
-    steps = spectrum.steps
+    """Levels near directions: the nearest or, where they are fine, those of the step that brings them nearest."""
+    steps, units = spectrum.steps, spectrum.units
     in_steps = np.divide(directions, steps, out=np.zeros_like(directions), where=steps > 0)
     if spectrum.bits[0] < _FINE:
         return _nearest(spectrum, in_steps)
-    units = spectrum.units
-    best = _nearest(spectrum, in_steps)
-    best_cosine = np.full(len(directions), -np.inf)
+    best, best_cosine = np.ones((len(directions), 1), np.float32), np.full(len(directions), -np.inf)
     for size in _TRIED:
-        levels = _nearest(spectrum, in_steps / size)
-        decoded = levels * units
+        decoded = _nearest(spectrum, in_steps / size) * units
         squares = row_dots(decoded, decoded)
         cosine = row_dots(directions, decoded) / np.sqrt(np.where(squares > 0, squares, 1))
-        better = cosine > best_cosine
-        best[better] = levels[better]
+        best[cosine > best_cosine] = size
         best_cosine = np.maximum(cosine, best_cosine)
-    return best
+    in_steps /= best
+    if spectrum.feedback is None:
+        return _nearest(spectrum, in_steps)
+    return shaping.rounded(in_steps, spectrum.feedback, INT8.levels.min(), INT8.levels.max())
 
 
 def _nearest(spectrum: Spectrum, in_steps: Vectors) -> Vectors:

@@ -192,6 +192,7 @@ def test_a_spectrum_that_fits_nothing_is_refused() -> None:
         ({"bits": spectrum.bits.astype(np.int64)}, "bits must be finite uint8"),
         ({"spread": -spectrum.spread}, "not be negative"),
         ({"origin": None}, "origin must be"),
+        ({"feedback": np.zeros((40, 40), np.float32)}, "feedback must be given where"),
     ]
     for fields, message in wrong:
         with pytest.raises(ValueError, match=message):
