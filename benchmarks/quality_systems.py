@@ -88,9 +88,10 @@ def coded(line: str, name: str, quantizer: Quantizer, rescore: Quantizer | None 
 def ours(dim: int) -> list[System]:
     """Systems of qindex for vectors of `dim` numbers."""
     half, eighth = PCA(dim=dim // 2), dim // 8
+    spectral = [n_bytes if n_bytes <= dim + 2 else dim + 4 for n_bytes in budgets(dim)]
     trained = {"compared": False, "least_rows": LEAST_ROWS}  # by faiss
     return [
-        *(coded("Spectral", f"Spectral({n})", Spectral(n)) for n in (min(n, dim + 2) for n in budgets(dim))),
+        *(coded("Spectral", f"Spectral({n})", Spectral(n)) for n in spectral),
         *(coded("RaBitQ", f"RaBitQ({bits})", RaBitQ(bits)) for bits in range(1, 9)),
         *(coded("LloydMax", f"LloydMax({bits})", LloydMax(bits)) for bits in range(1, 5)),
         coded("integers", "Int4()", Int4()),

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qindex.formats import FLOAT16, INT8, SIGN
+from qindex.formats import FLOAT16, FLOAT32, INT8, SIGN, Format
 from qindex.io import register
 from qindex.quantize import shaping
 from qindex.quantize.factored import AT_ONCE, check_factors, whole_row
@@ -15,7 +15,6 @@ from qindex.quantize.spectrum import Spectrum
 from qindex.types import BlockValues, Codes, Part, Queries, Vectors, as_vectors, row_norms
 
 LEAST_BYTES = 16
-_FACTOR_BYTES = 2
 
 # Sizes of the steps that are tried for each row, where levels are so fine that what lies beyond the last one decides.
 _TRIED = np.exp(np.arange(-5, 2) * 0.08).astype(np.float32)
@@ -29,7 +28,8 @@ class Spectral:
 
     `fit` finds the principal axes, gives each a width of 0 to 8 bits by its variance (reverse water-filling), and turns
     axes of equal bits at random among each other. A row lies on uniform grids, one part a width, with a float16 factor
-    that keeps the row's distance from the mean. 16 bytes or more, up to dim + 2.
+    that keeps the row's distance from the mean. 16 bytes or more, up to dim + 2, where all axes have 8 bits; or
+    dim + 4, for a factor in float32, whose rounding is felt beside theirs.
     """
 
     bytes: int = 98
@@ -41,7 +41,8 @@ class Spectral:
             raise ValueError(f"bytes must be an integer of at least {LEAST_BYTES}, got {self.bytes!r}")
         check_seed(self.seed)
         if self.spectrum is not None and (
-            not isinstance(self.spectrum, Spectrum) or self.spectrum.row_bytes != self.bytes - _FACTOR_BYTES
+            not isinstance(self.spectrum, Spectrum)
+            or self.spectrum.row_bytes != self.bytes - _factor_bytes(self.bytes, self.spectrum.dim)
         ):
             raise ValueError(f"spectrum must be learnt by fit for {self.bytes} bytes, got {self.spectrum!r}")
 
@@ -51,15 +52,16 @@ class Spectral:
         Raises ValueError where all axes together cannot take so many bytes.
         """
         vectors = as_vectors(vectors, nonempty=True)
-        self.bytes_per_vector(vectors.shape[1])
-        return Spectral(self.bytes, self.seed, Spectrum.of(vectors, self.bytes - _FACTOR_BYTES, self.seed))
+        dim = vectors.shape[1]
+        for_axes = self.bytes_per_vector(dim) - _factor_bytes(self.bytes, dim)
+        return Spectral(self.bytes, self.seed, Spectrum.of(vectors, for_axes, self.seed))
 
     @property
     def fitted(self) -> bool:
         return self.spectrum is not None
 
     def quantize(self, vectors: Vectors) -> Codes:
-        """(n, dim) floats -> n codes with a float16 factor each.
+        """(n, dim) floats -> n codes with a factor each.
 
         Raises ValueError for a vector more than about 100 times as far from the mean as any that `fit` has seen.
         """
@@ -69,7 +71,8 @@ class Spectral:
         parts = [
             Part(np.empty((n, format.row_bytes(count)), np.uint8), format, count) for format, count in spectrum.parts
         ]
-        factors = np.empty((n, 1), np.float16)
+        factor = _factor_format(self.bytes, spectrum.dim)
+        factors = np.empty((n, 1), factor.name)
         max_norm = 0.0
         for start in range(0, n, AT_ONCE):
             rows = slice(start, min(start + AT_ONCE, n))
@@ -84,7 +87,7 @@ class Spectral:
                 part.data[rows] = part.format.encode(numbers)
             norms = factors[rows, 0] * row_norms(levels)
             max_norm = max(max_norm, float(norms.max()))
-        scales = (BlockValues(factors, FLOAT16, whole_row(kept)),)
+        scales = (BlockValues(factors, factor, whole_row(kept)),)
         first, *more = parts
         return Codes(first.data, first.format, kept, max_norm * ROUNDED_UP, scales=scales, more=tuple(more))
 
@@ -105,12 +108,12 @@ class Spectral:
         return Queries(spectrum.along(queries), (queries.astype(np.float64) * spectrum.origin.mean).sum(axis=1))
 
     def bytes_per_vector(self, dim: int) -> int:
-        """`bytes`, of which 2 are for the factor."""
+        """`bytes`, of which 2 are for the factor, or 4 of `dim + 4`."""
         check_dim("Spectral", dim, None if self.spectrum is None else self.spectrum.dim)
-        if self.bytes > dim + _FACTOR_BYTES:
+        if self.bytes > dim + 2 and self.bytes != dim + 4:
             raise ValueError(
-                f"bytes must be at most {dim + _FACTOR_BYTES} for vectors of dim {dim} (8 bits for each of {dim} axes, "
-                f"and 2 bytes for the factor), got {self.bytes}"
+                f"bytes must be at most {dim + 2} for vectors of dim {dim} (8 bits for each of {dim} axes, and 2 bytes "
+                f"for the factor) or {dim + 4} (4 bytes for the factor), got {self.bytes}"
             )
         return self.bytes
 
@@ -118,6 +121,14 @@ class Spectral:
         if self.spectrum is None:
             raise unfitted("Spectral")
         return self.spectrum
+
+
+def _factor_format(bytes: int, dim: int) -> Format:
+    return FLOAT32 if bytes == dim + 4 else FLOAT16
+
+
+def _factor_bytes(bytes: int, dim: int) -> int:
+    return _factor_format(bytes, dim).bits // 8
 
 
 def _levels(spectrum: Spectrum, directions: Vectors) -> Vectors:

@@ -53,7 +53,7 @@ FLOORS = [
     (Spectral(150), None, 0.948),
     (Spectral(194), None, 0.972),
     (Spectral(290), None, 0.987),
-    (Spectral(386), None, 0.992),
+    (Spectral(388), None, 0.992),
     (Int4("range"), None, 0.933),
     (Int4(), None, 0.940),
     (Microscaling("mxfp4"), None, 0.925),
