@@ -1,0 +1,88 @@
+"""What indexes of stored rows have in common, whatever finds the rows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qindex import io
+from qindex.index.allow import Allow
+from qindex.index.metric import Metric
+from qindex.index.rescore import Work
+from qindex.index.stored import Stored
+from qindex.types import Matches, Quantizer, Vectors
+
+# Queries (m, dim) and which rows may be returned -> matches whose ids are row numbers, and the work it took.
+Find = Callable[[Vectors, NDArray[np.bool_] | None], tuple[Matches, Work]]
+
+
+class StoredIndex:
+    """Stored rows, and what finds some of them. A search takes `_state` once; changes put another in its place."""
+
+    def __init__(self, state: Any) -> None:
+        self._lock = threading.Lock()  # of changes
+        self._state = state
+
+    @property
+    def _stored(self) -> Stored:
+        """The rows of the present state."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, path: str | Path, *, verify: bool = False) -> Self:
+        """Open what `save` wrote, memory-mapped. `verify=True` reads all of it and checks it first."""
+        index = io.load(path, verify=verify)
+        if not isinstance(index, cls):
+            raise io.FormatError(f"{path} holds a {type(index).__name__}, not a {cls.__name__}: open it with qindex.load")
+        return index
+
+    def save(self, path: str | Path) -> None:
+        """Write the index to one file, which is replaced as a whole or not at all."""
+        io.save(path, self._state)
+
+    def __len__(self) -> int:
+        return len(self._stored.held)
+
+    def __repr__(self) -> str:
+        stored = self._stored
+        rescore = "" if stored.rescore is None else f", rescore={stored.rescore!r}"
+        return f"{type(self).__name__}({len(self)} x {self.dim}, {stored.quantizer!r}{rescore}, metric={self.metric!r})"
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """(n,) in the order that a mask for `allow` follows; read-only."""
+        view = self._stored.held.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def dim(self) -> int:
+        return self._stored.dim
+
+    @property
+    def metric(self) -> Metric:
+        return self._stored.metric
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """The fitted quantizer of the codes that are searched first."""
+        return self._stored.quantizer
+
+
+def find_filtered(stored: Stored, queries: Vectors, allow: Allow | None, find: Find) -> tuple[Matches, Work]:
+    """What `find` finds with the filter, or the filter of each query, that a user gave: matches with ids."""
+    masks = stored.masks(allow, len(queries))
+    if len(masks) == 1:
+        found, work = find(queries, masks[0])
+    else:
+        each = [find(queries[i : i + 1], mask) for i, mask in enumerate(masks)]
+        found = Matches(*(np.concatenate(arrays) for arrays in zip(*(one for one, _work in each), strict=True)))
+        work = Work(*(np.concatenate(arrays) for arrays in zip(*(work for _one, work in each), strict=True)))
+    if len(stored):
+        found = Matches(np.where(found.ids >= 0, stored.ids[found.ids], -1), found.scores)
+    return found, work
