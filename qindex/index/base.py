@@ -38,7 +38,9 @@ class StoredIndex:
         """Open what `save` wrote, memory-mapped. `verify=True` reads all of it and checks it first."""
         index = io.load(path, verify=verify)
         if not isinstance(index, cls):
-            raise io.FormatError(f"{path} holds a {type(index).__name__}, not a {cls.__name__}: open it with qindex.load")
+            raise io.FormatError(
+                f"{path} holds a {type(index).__name__}, not a {cls.__name__}: open it with qindex.load"
+            )
         return index
 
     def save(self, path: str | Path) -> None:
