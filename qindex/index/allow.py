@@ -1,6 +1,6 @@
 """The `allow=` filter of every index: from what a user gives to masks over rows."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,14 @@ def allow_masks(allow: Allow | None, ids: NDArray[np.int64], m: int) -> list[NDA
             )
         return [_mask(one, ids, f"allow[{i}]") for i, one in enumerate(allow)]
     return [_mask(allow, ids, "allow")]
+
+
+def per_query(allow: Allow | None, ids: NDArray[np.int64], m: int) -> Callable[[NDArray[np.int64]], Allow | None]:
+    """The filter to give with some of `m` queries, by their numbers."""
+    masks = allow_masks(allow, ids, m)
+    if len(masks) == m > 1:
+        return lambda chosen: [masks[i] for i in chosen]
+    return lambda chosen: masks[0]
 
 
 def _mask(allow: Any, ids: NDArray[np.int64], name: str) -> NDArray[np.bool_]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from qindex import io
-from qindex.index.allow import Allow
+from qindex.index.allow import Allow, per_query
+from qindex.index.ids import as_count
 from qindex.index.metric import Metric
+from qindex.index.paging import SearchFor, least_score, pages, within
 from qindex.index.rescore import Work
 from qindex.index.stored import Stored
-from qindex.types import Matches, Quantizer, Vectors
+from qindex.types import Matches, Quantizer, Vectors, as_vectors
 
 # Queries (m, dim) and which rows may be returned -> matches whose ids are row numbers, and the work it took.
 Find = Callable[[Vectors, NDArray[np.bool_] | None], tuple[Matches, Work]]
@@ -27,6 +29,8 @@ class StoredIndex:
     def __init__(self, state: Any) -> None:
         self._lock = threading.Lock()  # of changes
         self._state = state
+
+    search: Callable[..., Any]
 
     @property
     def _stored(self) -> Stored:
@@ -74,6 +78,48 @@ class StoredIndex:
     def quantizer(self) -> Quantizer:
         """The fitted quantizer of the codes that are searched first."""
         return self._stored.quantizer
+
+    def search_iter(
+        self, queries: ArrayLike, page: int = 10, *, allow: Allow | None = None, **settings: Any
+    ) -> Iterator[Matches]:
+        """The ranking for each of (m, dim) float queries, a page at a time: ids and scores (m, page).
+
+        No row comes twice, and rows that are added or removed meanwhile change nothing. The pages of a query that has
+        no rows left are filled with -1; when none has, there are no more pages. `settings` are those of `search`.
+        """
+        values, page = as_vectors(queries, "queries", self.dim), as_count(page, "page")
+        search, n = self._search_some(values, allow, settings)
+        return pages(search, len(values), page, n)
+
+    def search_range(
+        self, queries: ArrayLike, radius: float, *, allow: Allow | None = None, **settings: Any
+    ) -> list[Matches]:
+        """The rows within a radius of each of (m, dim) float queries, best first: for each, ids and scores (r,).
+
+        With metric "l2", `radius` is a Euclidean distance; with "ip" and "cosine" it is the least score. `settings`
+        are those of `search`.
+        """
+        values, least = as_vectors(queries, "queries", self.dim), least_score(radius, self.metric)
+        search, n = self._search_some(values, allow, settings)
+        return within(search, len(values), least, n)
+
+    def _search_some(self, values: Vectors, allow: Allow | None, settings: dict[str, Any]) -> tuple[SearchFor, int]:
+        """A search of the present state for some of the queries, and how many rows there are."""
+        if "explain" in settings:
+            raise TypeError("explain is for search alone: it tells the work of one search")
+        frozen = type(self)(self._state)
+        filters = per_query(allow, frozen.ids, len(values))
+
+        def search(chosen: NDArray[np.int64], k: int) -> Matches:
+            found: Matches = frozen.search(values[chosen], k, allow=filters(chosen), **self._settings_for(k, settings))
+            return found
+
+        return search, len(frozen)
+
+    @staticmethod
+    def _settings_for(k: int, settings: dict[str, Any]) -> dict[str, Any]:
+        """What a search for k rows, more than was asked for, is to be given."""
+        return settings
 
 
 def find_filtered(stored: Stored, queries: Vectors, allow: Allow | None, find: Find) -> tuple[Matches, Work]:
