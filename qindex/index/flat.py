@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from qindex import io, kernels
 from qindex.index.allow import Allow
 from qindex.index.base import StoredIndex, find_filtered
-from qindex.index.ids import as_count, as_ids, held_ids, new_ids
+from qindex.index.ids import as_count, as_ids, distinct_ids, held_ids, new_ids
 from qindex.index.metric import Coder, Metric, unbiased
 from qindex.index.rescore import Search, Work
 from qindex.index.stored import REMOVED, Growing, Stored
@@ -167,6 +167,18 @@ class FlatIndex(StoredIndex):
             self._state = growing.append(codes, fine, added)
             self._growing = growing
             return added
+
+    def update(self, vectors: ArrayLike, ids: ArrayLike) -> None:
+        """Put (n, dim) floats in the place of those held under n ids, all or none. Rows that changed come last."""
+        with self._lock:
+            state = self._state
+            rows = as_vectors(vectors, dim=state.dim)
+            changed = held_ids(distinct_ids(ids, len(rows)), state.ids)
+            if not len(rows):
+                return
+            codes, fine = state.coded(rows)
+            growing = Growing(state.rows(~np.isin(state.ids, changed)))
+            self._state, self._growing = growing.append(codes, fine, changed), growing
 
     def remove(self, ids: ArrayLike) -> None:
         """Remove rows and give their space back. ValueError if an id is not held; nothing changes then."""

@@ -33,6 +33,11 @@ def as_ids(ids: ArrayLike | None, n: int, next_id: int) -> NDArray[np.int64]:
         if next_id + n > MAX_ID + 1:
             raise ValueError(f"ids must be given: after {next_id - 1}, the largest so far, there are none left for {n}")
         return np.arange(next_id, next_id + n)
+    return distinct_ids(ids, n)
+
+
+def distinct_ids(ids: ArrayLike, n: int) -> NDArray[np.int64]:
+    """`n` distinct ids."""
     array = as_integers(ids)
     if len(array) != n:
         raise ValueError(f"ids must be one for each of {n} vectors, got {len(array)}")

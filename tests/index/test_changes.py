@@ -153,6 +153,38 @@ def test_ids_that_run_out_are_an_error_that_changes_nothing(vectors: NDArray[np.
     assert index.ids.tolist() == [3, 4, 5]
 
 
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_an_updated_index_answers_as_one_built_of_the_new_vectors(metric: Metric, vectors: NDArray[np.float32]) -> None:
+    quantizer = Int8().fit(vectors)
+    index = FlatIndex.build(vectors[:90], quantizer, rescore=Float16(), metric=metric)
+    changed, new = np.array([7, 80, 3]), vectors.copy()
+    new[changed] = vectors[200:203]
+    index.update(new[changed], changed)
+    wanted = FlatIndex.build(new[:90], quantizer, rescore=Float16(), metric=metric)
+    assert_same(index.search(vectors[:9], 90), wanted.search(vectors[:9], 90))
+    assert index.ids[-3:].tolist() == [7, 80, 3]
+    assert index.add(vectors[:1]).tolist() == [90]
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "message"),
+    [
+        ([3, 99], ValueError, "ids must be held by the index, but it does not hold 99"),
+        ([3, 3], ValueError, "ids must be distinct, but 3 come more than once"),
+        ([3], ValueError, "ids must be one for each of 2 vectors, got 1"),
+        (None, TypeError, "ids must be a one-dimensional array of integers"),
+    ],
+)
+def test_a_failing_update_changes_nothing(
+    ids: Any, error: type[Exception], message: str, vectors: NDArray[np.float32]
+) -> None:
+    index = FlatIndex.build(vectors[:5])
+    before = index.search(vectors[:4], 5)
+    with pytest.raises(error, match=message):
+        index.update(vectors[5:7], ids)
+    assert_same(index.search(vectors[:4], 5), before)
+
+
 def test_removing_an_unknown_id_names_it_and_changes_nothing(vectors: NDArray[np.float32]) -> None:
     index = FlatIndex.build(vectors[:5])
     with pytest.raises(ValueError, match="ids must be held by the index, but it does not hold 9, 11"):
