@@ -274,9 +274,15 @@ def topk(
         allow = np.ascontiguousarray(allow)
     kept = min(k, len(codes))
     found = _topk(queries, codes, kept, ids, allow) if kept and len(queries) else _no_matches(len(queries), kept)
+    return _padded(found, k)
+
+
+def _padded(found: Matches, k: int) -> Matches:
+    """With rows -1 behind the others, so that there are k."""
+    m, kept = found.ids.shape
     if kept == k:
         return found
-    padding = _no_matches(len(queries), k - kept)
+    padding = _no_matches(m, k - kept)
     return Matches(np.hstack([found.ids, padding.ids]), np.hstack([found.scores, padding.scores]))
 
 
@@ -357,9 +363,9 @@ def topk_lists(
 
     def run(part: slice) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         own = None if bases is None else bases[part]
-        return function(
-            rows, values[part], queries.offset[part], runs, probes[part], own, ids, allow, kept, codes.max_norm
-        )
+        arguments = values[part], queries.offset[part], runs, probes[part], own, ids, allow, kept, codes.max_norm
+        found: tuple[NDArray[np.int64], NDArray[np.float32]] = function(rows, *arguments)
+        return found
 
     n_parts = max(1, min(threads.count, work_bytes // _SPLIT_BYTES, m))
     parts = threads.map(run, [(part,) for part in split(m, n_parts)])
@@ -371,9 +377,10 @@ def topk_lists(
 
 
 def largest(numbers: NDArray[np.float32], p: int) -> NDArray[np.int32]:
-    """The places of the p largest of each row of (m, n) numbers, (m, p), in ascending order; of equal ones, the first."""
+    """The places of the p largest of each row of (m, n) numbers: (m, p), ascending; of equal ones, the first."""
     function = _backend.function("lists", "largest", "float32", numbers.nbytes)
-    return function(numbers, min(p, numbers.shape[1]))
+    found: NDArray[np.int32] = function(numbers, min(p, numbers.shape[1]))
+    return found
 
 
 def rescore(

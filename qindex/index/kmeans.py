@@ -72,7 +72,9 @@ def _train(sample: Vectors, n_lists: int, rng: np.random.Generator) -> Vectors:
 
 
 def _means(sample: Vectors, labels: NDArray[np.int64], sizes: NDArray[np.int64], old: Vectors) -> Vectors:
-    members = sparse.csr_matrix((np.ones(len(sample), np.float32), (labels, np.arange(len(sample)))), (len(old), len(sample)))
+    members = sparse.csr_matrix(
+        (np.ones(len(sample), np.float32), (labels, np.arange(len(sample)))), (len(old), len(sample))
+    )
     sums = members @ sample
     means: Vectors = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], old).astype(np.float32)
     return means

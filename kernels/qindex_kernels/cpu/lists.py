@@ -172,13 +172,13 @@ def topk_lists(
     m, found = len(values), addressed(rows)
     if m > AT_ONCE:
         parts = [slice(start, start + AT_ONCE) for start in range(0, m, AT_ONCE)]
+        shared = ids, allow, k, max_norm
         answers = [
             topk_lists(
-                rows, values[part], offset[part], runs, probes[part], None if bases is None else bases[part], ids, allow,
-                k, max_norm,
+                rows, values[part], offset[part], runs, probes[part], None if bases is None else bases[part], *shared
             )
             for part in parts
-        ]  # fmt: skip
+        ]
         return np.concatenate([rows for rows, _ in answers]), np.concatenate([scores for _, scores in answers])
     values, offset, probes = contiguous(values), contiguous(offset), contiguous(probes)
     bases = None if bases is None else contiguous(bases)
@@ -279,6 +279,6 @@ def choose(numbers, bits, chosen):
 
 def largest(numbers: NDArray[np.float32], p: int) -> NDArray[np.int32]:
     """As `reference.largest`, to the bit."""
-    chosen = np.empty((len(numbers), p), np.int32)
-    choose(contiguous(numbers), Room(64).pieces[0], chosen)
+    chosen, room = np.empty((len(numbers), p), np.int32), Room(4)  # which lives until the kernel has run
+    choose(contiguous(numbers), room.pieces[0], chosen)
     return chosen
