@@ -31,15 +31,15 @@ from qindex.device import Activations, DeviceCodes, dtype, on_device
 from qindex.formats import FORMATS
 from qindex.threads import set_threads, split, threads
 from qindex.types import BlockValues, Codes, Matches, Queries, Vectors
-from qindex_kernels.layout import Level, Part, Rows
+from qindex_kernels.layout import Level, Part, Rows, Runs
 from qindex_kernels.rotor import Rotor, Steps
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "DeviceCodes", "Rotor", "Steps", "agree", "agree_on_rotation", "best", "machine", "matmul", "path", "rescore",
-    "rotate", "score_rows", "scores", "set_threads", "to_device", "topk", "warmup",
+    "DeviceCodes", "Rotor", "Runs", "Steps", "agree", "agree_on_rotation", "best", "largest", "machine", "matmul",
+    "path", "rescore", "rotate", "score_rows", "scores", "set_threads", "to_device", "topk", "topk_lists", "warmup",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -133,6 +133,9 @@ def _imported(module: str, name: str) -> Callable[..., Any]:
 
 def _call_on_few_rows(function: Callable[..., Any], name: str, kind: str, block: int = 0) -> None:
     """Call a kernel in every way that is compiled by itself: with few and with many queries."""
+    if name == "largest":
+        function(np.zeros((1, 1), np.float32), 1)
+        return
     if name == "rotate":
         one = np.ones((1, 1), np.float32)
         function(Rotor((Steps(one, np.zeros(1, np.intp)),)), one.copy(), False)
@@ -148,6 +151,9 @@ def _call_on_few_rows(function: Callable[..., Any], name: str, kind: str, block:
                 function(rows, x, offset, first[0], None, 1, 1.0)
             case "score_rows":
                 function(rows, x[:1], offset[:1], first)
+            case "topk_lists":
+                runs, probes = Runs(np.array([0, 1]), first[0], first[0] + 1), np.zeros((m, 1), np.int32)
+                function(rows, x, offset, runs, probes, None, first[0], None, 1, 1.0)
             case "rescore":
                 function(rows, x[:1], offset[:1], first, x[:1], offset[:1], first[0], 1)
             case "matmul":
@@ -158,6 +164,8 @@ def _call_on_few_rows(function: Callable[..., Any], name: str, kind: str, block:
 
 _MODULES = {
     "topk": "topk",
+    "topk_lists": "lists",
+    "largest": "lists",
     "score_rows": "score_rows",
     "rescore": "score_rows",
     "matmul": "matmul",
@@ -180,6 +188,8 @@ def _exists(name: str, kind: str) -> bool:
     """Whether there is such a kernel for rows of a format."""
     if name == "matmul":
         return FORMATS[kind].kind != "one_hot"
+    if name == "largest":  # it takes no rows
+        return kind == "float32"
     return name != "matmul_int8" or _has_integers(kind)
 
 
@@ -264,9 +274,15 @@ def topk(
         allow = np.ascontiguousarray(allow)
     kept = min(k, len(codes))
     found = _topk(queries, codes, kept, ids, allow) if kept and len(queries) else _no_matches(len(queries), kept)
+    return _padded(found, k)
+
+
+def _padded(found: Matches, k: int) -> Matches:
+    """With rows -1 behind the others, so that there are k."""
+    m, kept = found.ids.shape
     if kept == k:
         return found
-    padding = _no_matches(len(queries), k - kept)
+    padding = _no_matches(m, k - kept)
     return Matches(np.hstack([found.ids, padding.ids]), np.hstack([found.scores, padding.scores]))
 
 
@@ -307,6 +323,64 @@ def best(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int, ids: NDAr
     keys = np.where(rows >= 0, ids[rows], np.iinfo(np.int64).max)
     order = np.lexsort((keys, -scores))[:, :k]
     return Matches(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
+
+
+def topk_lists(
+    queries: Queries,
+    codes: Codes,
+    runs: Runs,
+    probes: NDArray[np.int32],
+    k: int,
+    *,
+    ids: NDArray[np.int64],
+    bases: NDArray[np.float32] | None = None,
+    allow: NDArray[np.bool_] | None = None,
+) -> Matches:
+    """As `topk`, for each query among the rows of its lists `probes` (m, p): distinct numbers, -1 for none.
+
+    `bases` (m, p) are added to the scores of all rows of the lists. The caller has checked that `runs` lie within the
+    rows; lists may not share rows.
+    """
+    _check_dim(queries.values, codes)
+    m, n_lists = len(queries), len(runs.starts) - 1
+    for name, array, wanted, shape in (
+        ("ids", ids, "int64", (len(codes),)),
+        ("allow", allow, "bool", (len(codes),)),
+        ("probes", probes, "int32", (m, *probes.shape[1:2])),
+        ("bases", bases, "float32", probes.shape),
+    ):
+        if array is not None and (array.dtype != wanted or array.shape != shape):
+            raise ValueError(f"{name} must be {wanted} {shape}, got {array.dtype} {array.shape}")
+    if probes.size and not -1 <= probes.min() <= probes.max() < n_lists:
+        raise ValueError(f"probes must lie in [-1, {n_lists}), got {probes.min()} to {probes.max()}")
+    kept = min(k, len(codes))
+    if not kept or not m:
+        return _no_matches(m, k)
+    work_bytes = int(codes.data.nbytes * probes.size / max(n_lists, 1))
+    function = _backend.function("lists", "topk_lists", codes.format.name, work_bytes)
+    rows, values, ids = _rows(codes), _in_the_space_of(codes, queries.values), np.ascontiguousarray(ids)
+    allow = None if allow is None else np.ascontiguousarray(allow)
+
+    def run(part: slice) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        own = None if bases is None else bases[part]
+        arguments = values[part], queries.offset[part], runs, probes[part], own, ids, allow, kept, codes.max_norm
+        found: tuple[NDArray[np.int64], NDArray[np.float32]] = function(rows, *arguments)
+        return found
+
+    n_parts = max(1, min(threads.count, work_bytes // _SPLIT_BYTES, m))
+    parts = threads.map(run, [(part,) for part in split(m, n_parts)])
+    found = [rows for rows, _ in parts], [scores for _, scores in parts]
+    padding = _no_matches(m, k - kept)
+    return Matches(
+        np.hstack([np.concatenate(found[0]), padding.ids]), np.hstack([np.concatenate(found[1]), padding.scores])
+    )
+
+
+def largest(numbers: NDArray[np.float32], p: int) -> NDArray[np.int32]:
+    """The places of the p largest of each row of (m, n) numbers: (m, p), ascending; of equal ones, the first."""
+    function = _backend.function("lists", "largest", "float32", numbers.nbytes)
+    found: NDArray[np.int32] = function(numbers, min(p, numbers.shape[1]))
+    return found
 
 
 def rescore(

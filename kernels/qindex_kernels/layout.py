@@ -78,3 +78,11 @@ class Rows:
             tables=cut(self.tables, 3),
             more=tuple(part._replace(data=part.data[rows]) for part in self.more),
         )
+
+
+class Runs(NamedTuple):
+    """Lists of rows, each some runs of rows that lie side by side: those from `starts[l]` to `starts[l + 1]`."""
+
+    starts: NDArray[np.int64]  # (lists + 1,)
+    firsts: NDArray[np.int64]  # (runs,): the first row of each run
+    counts: NDArray[np.int64]  # (runs,): its rows

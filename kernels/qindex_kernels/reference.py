@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex_kernels.layout import Level, Rows
+from qindex_kernels.layout import Level, Rows, Runs
 from qindex_kernels.rotor import SHUFFLED, Rotor, Steps
 
 LANES = 32
@@ -218,6 +218,45 @@ def topk(
         best = np.lexsort((ids[candidates], -found))[:kept]
         best_rows[i, :kept], scores[i, :kept] = candidates[best], found[best]
     return best_rows, scores
+
+
+def topk_lists(
+    rows: Rows,
+    values: NDArray[np.float32],
+    offset: NDArray[np.float64],
+    runs: Runs,
+    probes: NDArray[np.int32],
+    bases: NDArray[np.float32] | None,
+    ids: NDArray[np.int64],
+    allow: NDArray[np.bool_] | None,
+    k: int,
+    max_norm: float,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """As `topk`, for each query among the rows of its lists, `probes` (m, p): distinct, -1 for none.
+
+    `bases` (m, p) are added to the scores of the rows of the lists: `((offset + base) + bias) + scale * <query, row>`.
+    """
+    m = len(values)
+    best_rows, scores = np.full((m, k), -1, np.int64), np.full((m, k), -np.inf, np.float32)
+    for i in range(m):
+        rows_of, scores_of = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        for p, one in enumerate(probes[i]):
+            for run in range(runs.starts[one], runs.starts[one + 1]) if one >= 0 else ():
+                some = runs.firsts[run] + np.arange(runs.counts[run])
+                some = some if allow is None else some[allow[some]]
+                base = offset[i : i + 1] + (0.0 if bases is None else np.float64(bases[i, p]))
+                rows_of.append(some)
+                scores_of.append(score_rows(rows, values[i : i + 1], base, some[None])[0])
+        candidates, found = np.concatenate(rows_of), np.concatenate(scores_of)
+        best = np.lexsort((ids[candidates], -found))[:k]
+        best_rows[i, : len(best)], scores[i, : len(best)] = candidates[best], found[best]
+    return best_rows, scores
+
+
+def largest(numbers: NDArray[np.float32], p: int) -> NDArray[np.int32]:
+    """The places of the p largest of each row of (m, n) numbers, in ascending order; of equal ones, the first."""
+    order = np.argsort(-numbers, axis=1, kind="stable")[:, :p]
+    return np.sort(order, axis=1).astype(np.int32)
 
 
 def rescore(

@@ -130,7 +130,12 @@ def find_filtered(stored: Stored, queries: Vectors, allow: Allow | None, find: F
     else:
         each = [find(queries[i : i + 1], mask) for i, mask in enumerate(masks)]
         found = Matches(*(np.concatenate(arrays) for arrays in zip(*(one for one, _work in each), strict=True)))
-        work = Work(*(np.concatenate(arrays) for arrays in zip(*(work for _one, work in each), strict=True)))
+        work = Work(*map(_joined, zip(*(work for _one, work in each), strict=True)))
     if len(stored):
         found = Matches(np.where(found.ids >= 0, stored.ids[found.ids], -1), found.scores)
     return found, work
+
+
+def _joined(counts: tuple[Any, ...]) -> Any:
+    """What was counted for each query; None where nothing is."""
+    return None if counts[0] is None else np.concatenate(counts)

@@ -23,6 +23,7 @@ class Work(NamedTuple):
 
     scored: NDArray[np.int64]  # (m,) rows whose codes were scanned, once or, to keep a guarantee, more than once
     rescored: NDArray[np.int64]  # (m,) rows of which finer codes were scored, likewise
+    lists: NDArray[np.int64] | None = None  # (m,) lists that were probed, where there are lists
 
 
 @dataclass(frozen=True)

@@ -158,3 +158,8 @@ class Growing:
             next_id=max(self.stored.next_id, int(ids.max()) + 1),
         )
         return self.stored
+
+    def rename(self, ids: NDArray[np.int64]) -> Stored:
+        """The same rows under other ids."""
+        self.stored, self._ids = dataclasses.replace(self.stored, ids=ids), Growable(ids)
+        return self.stored

@@ -32,11 +32,13 @@ class Search(Record):
         ("counts", INTEGER),  # int64 (m,)
         ("rows", INTEGER),  # int64 (m, capacity)
         ("fast", INTEGER),  # float32 (m, capacity)
+        ("bases", INTEGER),  # float32 (m, capacity)
         ("scores", INTEGER),  # float32 (m, k), and int64: heaps of exactly scored rows
         ("kept", INTEGER),
         ("ids", INTEGER),  # int64 (n,)
         ("allow", INTEGER),  # bool (n,), or 0
         ("decoded", INTEGER),  # room for exact.exact_score
+        ("base", REAL),  # of the rows that are looked at: added to their scores, the fast and the exact ones
         # What the error of a fast score depends on, beside the query.
         ("norm", REAL),  # no decoded and scaled row is longer, nor its levels or its zeros alone
         ("bias", REAL),  # no row bias is larger
@@ -53,11 +55,12 @@ read_search = reader(Search)
 def search_for(m: int, k: int, n: int, scratch: int, **known: float) -> Search:
     """Room for the candidates of m queries among n rows, for whose exact scores `scratch` bytes are needed."""
     capacity, lanes = min(n, 4 * k + 64), -(-m // 64) * 64
-    room = Room(8 * m, 8 * m, 4 * lanes, 4 * m * k, 8 * m, 8 * m * capacity, 4 * m * capacity, scratch)
-    margins, offsets, needed, best, counts, rows, fast, decoded = room.pieces
+    own = 4 * m * capacity
+    room = Room(8 * m, 8 * m, 4 * lanes, 4 * m * k, 8 * m, 2 * own, own, own, scratch)
+    margins, offsets, needed, best, counts, rows, fast, bases, decoded = room.pieces
     search = Search(
         m=m, k=k, capacity=capacity, margins=margins, offsets=offsets, needed=needed, best=best, counts=counts,
-        rows=rows, fast=fast, decoded=decoded, **known,
+        rows=rows, fast=fast, bases=bases, decoded=decoded, **known,
     )  # fmt: skip
     search.room = room
     return search
@@ -133,6 +136,7 @@ def offer(inner, rows, queries, search, i, row, fast):
     at = search.capacity * i + count
     poke_i64(search.rows + 8 * at, row)
     poke_f32(search.fast + 4 * at, fast)
+    poke_f32(search.bases + 4 * at, np.float32(search.base))
     poke_i64(search.counts + 8 * i, count + 1)
     best = search.best + 4 * search.k * i
     if fast > peek_f32(best):
@@ -158,6 +162,7 @@ def settle(inner, rows, queries, search, i, room):
         fast = peek_f32(search.fast + 4 * c)
         if fast >= needed:
             poke_f32(search.fast + 4 * (own + kept), fast)
+            poke_f32(search.bases + 4 * (own + kept), peek_f32(search.bases + 4 * c))
             poke_i64(search.rows + 8 * (own + kept), peek_i64(search.rows + 8 * c))
             kept += 1
     if kept > room:
@@ -165,7 +170,8 @@ def settle(inner, rows, queries, search, i, room):
         scores, best = search.scores + 4 * search.k * i, search.kept + 8 * search.k * i
         for c in range(own, own + kept):
             row = peek_i64(search.rows + 8 * c)
-            score = exact_score(inner, query, offset, rows, row, search.decoded)
+            base = np.float64(peek_f32(search.bases + 4 * c))
+            score = exact_score(inner, query, offset + base, rows, row, search.decoded)
             if is_worse(peek_f32(scores), peek_i64(best), score, row, search.ids):
                 replace_worst(scores, best, search.k, score, row, search.ids)
         need(search, i, np.float64(peek_f32(scores)) - offset - peek_f64(search.margins + 8 * i))

@@ -24,6 +24,7 @@ from qindex_kernels.cpu.simd import (
     poke_i8,
     poke_i32,
     scaled,
+    store_bytes,
     store_f32,
     store_quotients,
     sum_of_lanes,
@@ -81,6 +82,13 @@ def copy_row(source, target, dim):
     """Copy float32 numbers to where there is room for whole registers, and fill the last with zeros."""
     for at in range(0, 4 * dim, 64):
         store_f32(target + at, load_first(source + at, dim - at // 4))
+
+
+@inlined
+def copy_codes(source, target, width):
+    """Copy the codes of a query, in whole registers."""
+    for at in range(0, width, 64):
+        store_bytes(target + at, load_bytes(source + at))
 
 
 @kernel
@@ -262,6 +270,9 @@ class Panels(Record):
         ("starts", INTEGER),  # int32 (blocks, lanes): -BIAS times the totals
         ("steps", INTEGER),  # float32 (blocks, lanes)
         ("totals", INTEGER),  # float32 (blocks, lanes)
+        ("members", INTEGER),  # int32 (lanes,): the query of each lane; 0 where they lie in order
+        ("needed", INTEGER),  # with members, float32 (lanes,): the fast score, without base, of a candidate
+        ("bases", INTEGER),  # with members, float32 (lanes,): added to the scores of the rows that lanes meet
     )
 
 

@@ -508,3 +508,13 @@ def lowest_bit(typingctx, bits):
         return v.call(builder, "llvm.cttz.i64", I64, args[0], I1(1))
 
     return types.int64(types.int64), codegen
+
+
+@intrinsic
+def bits_set(typingctx, bits):
+    """How many bits are set."""
+
+    def codegen(context, builder, signature, args):
+        return v.call(builder, "llvm.ctpop.i64", I64, args[0])
+
+    return types.int64(types.int64), codegen

@@ -70,13 +70,14 @@ from qindex_kernels.cpu.simd import (
     poke_i32,
     reaching,
     scaled,
+    shifted,
     splat_i32,
     store_f32,
     store_i32,
     sum_f32,
     times,
 )
-from qindex_kernels.cpu.sources import helper, kernel
+from qindex_kernels.cpu.sources import helper, inlined, kernel
 from qindex_kernels.cpu.unpack import SCALE_FLOAT32, scales16
 from qindex_kernels.layout import Rows
 
@@ -90,40 +91,59 @@ def scan(inner_at, rows_at, queries_at, search_at, blocks_at, room, block):
     """`room` has what `scan_room` says, for blocks of `block` rows."""
     inner, rows = read_inner(inner_at), read_rows(rows_at)
     queries, search = read_queries(queries_at), read_search(search_at)
-    bits = room + 4 * block  # of all queries, and a mask: the place of `starts`
-    by_bits = inner.hamming != 0 and pack_signs(queries, bits)
-    order(queries)
-    order_masked(queries, inner)
-    by_blocks = rows.has_blocks != 0 and rows.one_block == 0
-    starts, sums = room + 4 * block, room + 4 * block + 4 * queries.m * queries.width
-    if by_blocks:
-        fill_starts(inner, rows, queries, starts, sums)
+    by_bits = ready(inner, rows, queries, room, block)
     for start, stop in ((0, rows.tail_start), (rows.tail_start, rows.n)):
         for first in range(start, stop, block):
             n = min(block, stop - first)
-            if by_blocks:
-                place_blocks(rows, first, n, blocks_at, sums + 4 * queries.m * queries.lanes)
+            if rows.has_blocks != 0 and rows.one_block == 0:
+                place_blocks(
+                    rows, first, n, blocks_at, place_of_sums(queries, room, block) + 4 * queries.m * queries.lanes
+                )
             for i in range(queries.m):
-                query = queries.codes + queries.width * i
-                if inner.integers == 0:
-                    query = queries.values + 4 * queries.width * i
-                if by_blocks:
-                    blocks = read_block_rows(blocks_at)
-                    blocks.query, blocks.out = query, room
-                    blocks.starts, blocks.sums = starts + 4 * queries.width * i, sums + 4 * queries.lanes * i
-                    call(inner.block_dots if inner.integers != 0 else inner.float_block_dots, (blocks_at,))
-                elif by_bits:
-                    stride, at = bits_stride(queries.dim), row_address(rows, first)
-                    mask, last = bits + queries.m * stride, at + (n - 1) * rows.row_bytes
-                    call(inner.hamming, (bits + i * stride, mask, at, rows.row_bytes, n, last, room))
-                else:
-                    function = inner.dots if inner.integers != 0 else inner.float_dots
-                    tables, at = rows.table + first * rows.table_row, row_address(rows, first)
-                    call(function, (query, at, rows.row_bytes, rows.dim, n, tables, rows.table_row, room))
-                    if rows.next != 0:
-                        add_parts(rows, query, first, n, room, room + 4 * (block + 16))
-                complete(inner, rows, queries, by_bits, i, first, n, room)
-                look(inner, rows, queries, search, i, first, n, room)
+                scan_block(inner, rows, queries, search, i, first, n, blocks_at, room, block, by_bits)
+
+
+@helper
+def ready(inner, rows, queries, room, block):
+    """Bring queries into the order in which rows are read; whether they are signs, which lie in `room` then."""
+    by_bits = inner.hamming != 0 and pack_signs(queries, room + 4 * block)
+    order(queries)
+    order_masked(queries, inner)
+    if rows.has_blocks != 0 and rows.one_block == 0:
+        fill_starts(inner, rows, queries, room + 4 * block, place_of_sums(queries, room, block))
+    return by_bits
+
+
+@inlined
+def place_of_sums(queries, room, block):
+    """Where `fill_starts` has the sums of queries; the starts are before, and block scales behind them."""
+    return room + 4 * block + 4 * queries.m * queries.width
+
+
+@helper
+def scan_block(inner, rows, queries, search, i, first, n, blocks_at, room, block, by_bits):
+    """Offer query i those of n rows from `first` on that its fast pass does not rule out."""
+    query = queries.codes + queries.width * i
+    if inner.integers == 0:
+        query = queries.values + 4 * queries.width * i
+    if rows.has_blocks != 0 and rows.one_block == 0:
+        blocks = read_block_rows(blocks_at)
+        blocks.query, blocks.out = query, room
+        blocks.starts = room + 4 * block + 4 * queries.width * i
+        blocks.sums = place_of_sums(queries, room, block) + 4 * queries.lanes * i
+        call(inner.block_dots if inner.integers != 0 else inner.float_block_dots, (blocks_at,))
+    elif by_bits:
+        bits, stride, at = room + 4 * block, bits_stride(queries.dim), row_address(rows, first)
+        mask, last = bits + queries.m * stride, at + (n - 1) * rows.row_bytes
+        call(inner.hamming, (bits + i * stride, mask, at, rows.row_bytes, n, last, room))
+    else:
+        function = inner.dots if inner.integers != 0 else inner.float_dots
+        tables, at = rows.table + first * rows.table_row, row_address(rows, first)
+        call(function, (query, at, rows.row_bytes, rows.dim, n, tables, rows.table_row, room))
+        if rows.next != 0:
+            add_parts(rows, query, first, n, room, room + 4 * (block + 16))
+    complete(inner, rows, queries, by_bits, i, first, n, room, np.float32(search.base))
+    look(inner, rows, queries, search, i, first, n, room)
 
 
 @helper
@@ -189,8 +209,8 @@ def place_blocks(rows, first, n, blocks_at, scratch):
 
 
 @helper
-def complete(inner, rows, queries, by_bits, i, first, n, raw):
-    """Fast scores from the sums at `raw`, in their place: sum * step * unit * scale + bias; -inf behind the last."""
+def complete(inner, rows, queries, by_bits, i, first, n, raw, base):
+    """Fast scores from the sums at `raw`, in their place: sum * step * unit * scale + bias + base; -inf behind them."""
     factor, shift = np.float32(rows.unit), np.int32(0)
     if inner.integers != 0:
         factor = np.float32(rows.integer_unit) * peek_f32(queries.steps + 4 * queries.lanes * i)
@@ -212,7 +232,7 @@ def complete(inner, rows, queries, by_bits, i, first, n, raw):
             scores = times(scores, load_first(scale + at, left))
         if rows.bias != 0:
             scores = sum_f32(scores, load_first(bias + at, left))
-        store_f32(raw + at, scores)
+        store_f32(raw + at, shifted(scores, base))
     for j in range(n, (n + 15) // 16 * 16):
         poke_f32(raw + 4 * j, np.float32(-np.inf))
 
@@ -238,40 +258,57 @@ def scan_batch(inner_at, rows_at, queries_at, search_at, panels_at, group_at):
     queries, search = read_queries(queries_at), read_search(search_at)
     panels, group = read_panels(panels_at), read_group(group_at)
     for first in range(0, rows.n, group.n):
-        if rows.one_hot != 0:
-            add_lanes(inner, rows, panels, first, group)
-        elif inner.integers != 0:
-            unpack_group(inner, rows, first, group, True)
-        else:
-            decode_group(inner, rows, first, group)
-        p = 0
-        while p < panels.n:
-            if rows.one_hot != 0:
-                pass  # there are no other panels
-            elif inner.integers != 0:
-                add_panels(rows, panels, p, group, 0, first + group.n)
-            else:
-                add_float_panels(panels, p, group)
-            width = tile_shape(panels.n - p)[1]
-            for j in range(min(group.n, rows.n - first)):
-                row = first + j
-                if search.allow != 0 and peek_u8(search.allow + row) == 0:
-                    continue
-                bias = peek_f32(rows.bias + 4 * row) if rows.bias != 0 else np.float32(0)
-                for panel in range(width):
-                    i, fast = 16 * (p + panel), group.sums + j * group.sum_stride + 64 * panel
-                    look_at_lanes(inner, rows, queries, search, i, row, fast, bias, search.needed + 4 * i)
-            p += width
+        meet(inner, rows, queries, search, panels, group, first, rows.n)
 
 
 @helper
-def look_at_lanes(inner, rows, queries, search, i, row, fast, bias, needed):
-    """Offer a row to those of the queries from i on whose fast scores, less the bias, are not below what is needed."""
+def meet(inner, rows, queries, search, panels, group, first, stop):
+    """Offer the lanes of panels those of a group of rows, from `first` up to `stop`, that they do not rule out."""
+    if rows.one_hot != 0:
+        add_lanes(inner, rows, panels, first, group)
+    elif inner.integers != 0:
+        unpack_group(inner, rows, first, group, True)
+    else:
+        decode_group(inner, rows, first, group)
+    p = 0
+    while p < panels.n:
+        if rows.one_hot != 0:
+            pass  # there are no other panels
+        elif inner.integers != 0:
+            add_panels(rows, panels, p, group, 0, first + group.n)
+        else:
+            add_float_panels(panels, p, group)
+        width = tile_shape(panels.n - p)[1]
+        for j in range(min(group.n, stop - first)):
+            row = first + j
+            if search.allow != 0 and peek_u8(search.allow + row) == 0:
+                continue
+            bias = peek_f32(rows.bias + 4 * row) if rows.bias != 0 else np.float32(0)
+            for panel in range(width):
+                lane, fast = 16 * (p + panel), group.sums + j * group.sum_stride + 64 * panel
+                look_at_lanes(inner, rows, queries, search, panels, lane, row, fast, bias)
+        p += width
+
+
+@helper
+def look_at_lanes(inner, rows, queries, search, panels, first, row, fast, bias):
+    """Offer a row to those of the 16 lanes from `first` on whose fast scores are not below what is needed."""
+    needed = (search.needed if panels.members == 0 else panels.needed) + 4 * first
     found = reaching(fast, bias, needed)
     while found != 0:
         lane = lowest_bit(found)
         found &= found - 1
-        offer(inner, rows, queries, search, i + lane, row, peek_f32(fast + 4 * lane) + bias)
+        score = peek_f32(fast + 4 * lane) + bias
+        if panels.members == 0:
+            offer(inner, rows, queries, search, first + lane, row, score)
+        else:
+            i, base = (
+                np.intp(peek_i32(panels.members + 4 * (first + lane))),
+                peek_f32(panels.bases + 4 * (first + lane)),
+            )
+            search.base = base
+            offer(inner, rows, queries, search, i, row, score + base)
+            poke_f32(needed + 4 * lane, peek_f32(search.needed + 4 * i) - base)
 
 
 def topk(
@@ -291,13 +328,13 @@ def topk(
         return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
     values, offset = contiguous(values), contiguous(offset)
     scores, kept = np.empty((m, k), np.float32), np.empty((m, k), np.int64)
-    spare: list[_Scan] = []
+    spare: list[Scan] = []
     if m < BATCH_QUERIES and k <= KEPT_K:
         if len(found.spare) > KEPT_SCANS:
             found.spare.clear()
         spare = found.spare.setdefault((m, k), [])
     # A list is safe between threads; two that search at once find two scans in it, or make them.
-    room = spare.pop() if spare else _Scan(rows, m, k)
+    room = spare.pop() if spare else Scan(rows, m, k, m >= BATCH_QUERIES)
     room.run(values, offset, (address(ids), address(allow)), max_norm, scores, kept)
     spare.append(room)
     return kept, scores
@@ -307,12 +344,12 @@ def topk(
 KEPT_SCANS, KEPT_K = 16, 1000
 
 
-class _Scan:
+class Scan:
     """What `m` queries for `k` rows need beside their numbers. It does not keep the rows alive."""
 
-    def __init__(self, rows: Rows, m: int, k: int) -> None:
+    def __init__(self, rows: Rows, m: int, k: int, many: bool) -> None:
         found = addressed(rows)
-        self.integers, self.many = kind_of(rows) in INTEGER_KINDS, m >= BATCH_QUERIES
+        self.integers, self.many = kind_of(rows) in INTEGER_KINDS, many
         by_blocks = found.has_blocks and not found.one_block
         signs = rows.kind == "sign" and not by_blocks and not rows.more
         dots = f"{'' if self.integers else 'float_'}{'block_' if by_blocks else ''}dots"
@@ -323,12 +360,11 @@ class _Scan:
         # A row scale times the smallest level is at most the norm of a row, unless block scales or float32 make that
         # tiny: then the largest scale is known.
         self.scale_of_norm = 0.0 if rows.block or rows.kind == "float32" else 2.0**36
-        self.largest_scale = found.largest_scale
+        self.largest_scale, self.largest_bias = found.largest_scale, found.largest_bias
         self.queries = queries_for(found, m, self.functions.step)
         self.search = search_for(
-            m, k, found.n, scratch_bytes(found), bias=found.largest_bias, signs=signs, one_hot=found.one_hot,
-            integers=self.integers,
-        )  # fmt: skip
+            m, k, found.n, scratch_bytes(found), signs=signs, one_hot=found.one_hot, integers=self.integers
+        )
         self.known = self.functions.address, found.address, self.queries.address, self.search.address
         self.one_hot = found.one_hot
         if self.many and self.one_hot:
@@ -353,22 +389,36 @@ class _Scan:
         kept: NDArray[np.int64],
     ) -> None:
         """Fill `scores` and `kept`; `places` are the addresses of ids and of what is allowed."""
-        queries, search = self.queries, self.search
-        search.ids, search.allow = places
-        search.norm, search.scale = max_norm, max_norm * self.scale_of_norm or self.largest_scale
-        prepare(queries.address, self.integers, values)
-        begin(search.address, queries.address, offset, scores, kept)
+        self.begin(values, offset, places, max_norm, scores, kept)
         if not self.many:
             scan(*self.known, self.blocks.address, self.room.pieces[0], self.block)
         else:
             if self.one_hot:
-                fill_lanes(self.panels.address, queries.address)
+                fill_lanes(self.panels.address, self.queries.address)
             elif self.integers:
-                fill_panels(self.panels.address, queries.address, self.functions.address, True)
+                fill_panels(self.panels.address, self.queries.address, self.functions.address, True)
             else:
-                fill_float_panels(self.panels.address, queries.address)
+                fill_float_panels(self.panels.address, self.queries.address)
             scan_batch(*self.known, self.panels.address, self.group.address)
         finish(*self.known)
+
+    def begin(
+        self,
+        values: NDArray[np.float32],
+        offset: NDArray[np.float64],
+        places: tuple[int, int],
+        max_norm: float,
+        scores: NDArray[np.float32],
+        kept: NDArray[np.int64],
+        largest_base: float = 0.0,
+    ) -> None:
+        """Take queries; no row has been looked at. No base of rows is larger than `largest_base`."""
+        queries, search = self.queries, self.search
+        search.ids, search.allow = places
+        search.norm, search.scale = max_norm, max_norm * self.scale_of_norm or self.largest_scale
+        search.bias, search.base = self.largest_bias + largest_base, 0.0
+        prepare(queries.address, self.integers, values)
+        begin(search.address, queries.address, offset, scores, kept)
 
 
 def block_rows(rows: RowAddresses, queries: Queries) -> BlockRows:

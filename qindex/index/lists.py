@@ -1,0 +1,202 @@
+"""Which rows belong to which list of an inverted file, and which lists a query looks at."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qindex import kernels
+from qindex.index import kmeans
+from qindex.index.metric import Metric, normalised
+from qindex.io import register
+from qindex.kernels import Runs
+from qindex.quantize import Int8
+from qindex.types import Codes, Queries, Vectors, row_norms
+
+# Without `nprobe`, a list is left out where fewer rows than this are expected above the k-th best so far.
+_MISSED = 0.01
+_FIRST = 8  # lists that are always probed, and say what the k-th best so far is
+
+_QUERIES, _ROWS, _NEAR = 256, 16_384, 32  # of the sample, and lists of each, that tell how residuals spread
+
+
+@register("Lists")
+@dataclass(frozen=True, eq=False)
+class Lists:
+    """Centroids, and for each the runs of rows that are nearer to it than to any other."""
+
+    centroids: Codes  # as kmeans.as_codes makes them
+    radii: NDArray[np.float32]  # (lists,): root mean square distance of the rows seen at the build
+    spread: float  # deviation of a row's score from its list's, in units of |q| * radius / sqrt(dim)
+    starts: NDArray[np.int64]  # (lists + 1,), with firsts and counts as kernels.Runs
+    firsts: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.centroids, Codes) or self.centroids.offset is None or not len(self.centroids):
+            raise ValueError("centroids must be codes of at least one row, with offsets")
+        Int8().dequantize(self.centroids[:0])
+        n = len(self.centroids)
+        if self.radii.shape != (n,) or self.radii.dtype != np.float32 or not np.isfinite(self.radii).all():
+            raise ValueError(f"radii must be finite float32 ({n},), got {self.radii.dtype} {self.radii.shape}")
+        if not isinstance(self.spread, float) or not 0 <= self.spread < math.inf:
+            raise ValueError(f"spread must be finite and not negative, got {self.spread!r}")
+        for name, array in (("starts", self.starts), ("firsts", self.firsts), ("counts", self.counts)):
+            if array.dtype != np.int64 or array.ndim != 1 or not array.flags.c_contiguous:
+                raise ValueError(f"{name} must be contiguous int64 (n,), got {array.dtype} {array.shape}")
+        if len(self.starts) != n + 1 or len(self.firsts) != len(self.counts):
+            raise ValueError(f"{n} lists need {n + 1} starts, and runs have a first row and a count each")
+        if self.starts[0] != 0 or self.starts[-1] != len(self.firsts) or (np.diff(self.starts) < 0).any():
+            raise ValueError(f"starts must rise from 0 to the number of runs, {len(self.firsts)}")
+        # Every row lies in one run: sorted, runs follow each other without a gap.
+        order = np.lexsort((self.counts, self.firsts))
+        ends = np.cumsum(self.counts[order])
+        if len(order) and (
+            self.counts.min() < 0 or ends.min() < 0 or (self.firsts[order] != np.append(0, ends[:-1])).any()
+        ):
+            raise ValueError("runs must hold every row once")
+
+    @classmethod
+    def trained(cls, sample: Vectors, n_lists: int, seed: int) -> Lists:
+        """Lists without rows for vectors like (n, dim) floats, n >= n_lists."""
+        centroids = kmeans.as_codes(kmeans.train(sample, n_lists, seed))
+        labels, squares = kmeans.nearest(centroids, sample)
+        empty = cls(centroids, np.zeros(n_lists, np.float32), 0.0, *_no_runs(n_lists))
+        radii = _root_means(labels, squares, n_lists)
+        return dataclasses.replace(empty, radii=radii, spread=_spread(empty, sample, labels, radii))
+
+    def __len__(self) -> int:
+        return len(self.centroids)
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def nbytes(self) -> int:
+        arrays = self.radii, self.starts, self.firsts, self.counts
+        return self.centroids.nbytes + sum(array.nbytes for array in arrays)
+
+    @property
+    def runs(self) -> Runs:
+        return Runs(self.starts, self.firsts, self.counts)
+
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """(lists,) rows of each."""
+        ends = np.concatenate([[0], np.cumsum(self.counts)])[self.starts]
+        return np.diff(ends)
+
+    @cached_property
+    def of_rows(self) -> NDArray[np.int32]:
+        """(n,) the list of each row."""
+        result = np.empty(self.n_rows, np.int32)
+        run_lists = np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.starts))
+        order = np.argsort(self.firsts, kind="stable")
+        result[:] = np.repeat(run_lists[order], self.counts[order])
+        return result
+
+    @cached_property
+    def decoded(self) -> Vectors:
+        """(lists, dim) the centroids."""
+        return Int8().dequantize(self.centroids)
+
+    @cached_property
+    def _products(self) -> Codes:
+        return dataclasses.replace(self.centroids, offset=None)
+
+    def nearest(self, vectors: Vectors) -> NDArray[np.int64]:
+        """(n,) the lists of (n, dim) floats."""
+        return kmeans.nearest(self.centroids, vectors)[0]
+
+    def holding(self, sizes: NDArray[np.int64]) -> Lists:
+        """The same lists with rows that lie list by list, so many of each."""
+        ends = np.cumsum(sizes)
+        return dataclasses.replace(self, starts=np.arange(len(self) + 1), firsts=ends - sizes, counts=sizes)
+
+    def with_rows(self, sizes: NDArray[np.int64]) -> Lists:
+        """With rows behind the others, list by list, so many of each."""
+        added = np.flatnonzero(sizes)
+        firsts = self.n_rows + np.cumsum(sizes) - sizes
+        run_lists = np.concatenate([np.repeat(np.arange(len(self)), np.diff(self.starts)), added])
+        order = np.argsort(run_lists, kind="stable")
+        starts = np.concatenate([[0], np.cumsum(np.bincount(run_lists, minlength=len(self)))])
+        firsts = np.concatenate([self.firsts, firsts[added]])[order]
+        return dataclasses.replace(
+            self, starts=starts, firsts=firsts, counts=np.concatenate([self.counts, sizes[added]])[order]
+        )
+
+    def scores(self, queries: Vectors, metric: Metric) -> NDArray[np.float32]:
+        """(m, lists): what orders lists for (m, dim) floats, the scores of centroids, with rounded queries."""
+        if metric == "l2":
+            found = kernels.matmul(queries, self.centroids, activations="int8")
+            squares = (row_norms(queries) ** 2)[:, None]
+            return np.minimum(2 * found - squares, 0).astype(np.float32)
+        return kernels.matmul(queries, self._products, activations="int8")
+
+    def bases(self, queries: Vectors, probes: NDArray[np.int32], metric: Metric) -> NDArray[np.float32]:
+        """(m, p): what the centroids of lists add to the scores of residuals."""
+        found = kernels.score_rows(Queries(queries, np.zeros(len(queries))), self._products, probes.astype(np.int64))
+        found[probes < 0] = 0
+        return 2 * found if metric == "l2" else found
+
+    def promising(
+        self, queries: Vectors, scores: NDArray[np.float32], worst: NDArray[np.float32], metric: Metric
+    ) -> NDArray[np.bool_]:
+        """(m, lists): whether _MISSED rows or more are expected above `worst` (m,).
+
+        Scores of a list's rows are taken for normal about that of its centroid.
+        """
+        width = self._deviations * self.radii * np.float32(self.spread / math.sqrt(self.centroids.dim))
+        if metric == "l2":  # -|q - c - r|^2 = -|q - c|^2 + 2 <q - c, r> - |r|^2
+            reached = scores + 2 * np.sqrt(-scores) * width - self.radii**2
+        else:
+            reached = scores + row_norms(queries).astype(np.float32)[:, None] * width
+        chosen: NDArray[np.bool_] = reached >= worst[:, None]
+        return chosen
+
+    @cached_property
+    def _deviations(self) -> NDArray[np.float32]:
+        """(lists,): beyond so many deviations, less than _MISSED rows are expected of a list."""
+        sizes, place = np.unique(self.sizes, return_inverse=True)
+        normal = NormalDist()
+        table = [normal.inv_cdf(1 - _MISSED / size) if size > 2 * _MISSED else -np.inf for size in sizes.tolist()]
+        return np.array(table, np.float32)[place]
+
+
+def _no_runs(n_lists: int) -> tuple[NDArray[np.int64], ...]:
+    return np.arange(n_lists + 1), np.zeros(n_lists, np.int64), np.zeros(n_lists, np.int64)
+
+
+def _root_means(labels: NDArray[np.int64], squares: NDArray[np.float64], n_lists: int) -> NDArray[np.float32]:
+    sums, sizes = np.bincount(labels, squares, n_lists), np.bincount(labels, minlength=n_lists)
+    of_none = float(np.sqrt(squares.mean())) if len(squares) else 0.0
+    return np.where(sizes > 1, np.sqrt(sums / np.maximum(sizes, 1)), of_none).astype(np.float32)
+
+
+def _spread(lists: Lists, sample: Vectors, labels: NDArray[np.int64], radii: NDArray[np.float32]) -> float:
+    """How far scores of rows are from those of their lists, for rows in the place of queries and lists near them."""
+    rows, queries = sample[:_ROWS], sample[:: max(1, len(sample) // _QUERIES)][:_QUERIES]
+    near = kernels.largest(lists.scores(queries, "ip"), _NEAR)
+    unit = row_norms(queries)[:, None] * radii[labels[: len(rows)]] / math.sqrt(rows.shape[1])
+    products = kernels.matmul(queries, Int8().quantize(rows), activations="int8")
+    centres = lists.scores(queries, "ip")[:, labels[: len(rows)]]
+    looked_at = np.zeros((len(queries), len(lists)), bool)
+    np.put_along_axis(looked_at, near.astype(np.int64), True, axis=1)
+    chosen = looked_at[:, labels[: len(rows)]] & (unit > 0)
+    chosen &= products < 0.999 * row_norms(queries)[:, None] ** 2  # not the query itself
+    if not chosen.any():
+        return 1.0
+    deviations = (products - centres)[chosen] / unit[chosen]
+    return float(np.sqrt(np.mean(np.square(deviations, dtype=np.float64))))
+
+
+def in_space(vectors: Vectors, metric: Metric) -> Vectors:
+    """Vectors where lists are: of length 1 with "cosine"."""
+    return normalised(vectors) if metric == "cosine" else vectors

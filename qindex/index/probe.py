@@ -1,0 +1,138 @@
+"""How an IVFIndex finds rows: it chooses lists, scores their rows, and probes on where that was not enough."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qindex import kernels
+from qindex.index.lists import _FIRST, Lists, in_space
+from qindex.index.rescore import Work
+from qindex.index.stored import Stored
+from qindex.types import Matches, Queries, Vectors
+
+DEFAULT_OVERSAMPLE = 4
+
+# Copying an allowed row, to scan the copies alone, takes as long as scanning so many rows for a query of a batch.
+_COPY = 16
+
+
+def find(
+    stored: Stored,
+    lists: Lists,
+    of_residuals: bool,
+    queries: Vectors,
+    k: int,
+    allow: NDArray[np.bool_] | None,
+    nprobe: int | None,
+    oversample: int,
+) -> tuple[Matches, Work]:
+    """Matches whose ids are row numbers, and the work it took."""
+    m = len(queries)
+    wanted = k if stored.rescore is None else k * oversample
+    here = Probing(stored, lists, of_residuals, queries, allow)
+    if m and len(stored):
+        here.probe(wanted, nprobe)
+        here.fill_up(min(k, here.most))
+    found, rescored = here.found(wanted), np.zeros(m, np.int64)
+    if stored.rescore is not None and m and len(stored):
+        fine = stored.fine.prepare(queries, here.prepared)
+        found, rescored = kernels.rescore(fine, stored.fine_rows, found.ids, k, ids=stored.ids)
+    return found, Work(here.scored, rescored, here.n_probed)
+
+
+class Probing:
+    """One search for some queries."""
+
+    def __init__(
+        self, stored: Stored, lists: Lists, of_residuals: bool, queries: Vectors, allow: NDArray[np.bool_] | None
+    ) -> None:
+        self.stored, self.lists, self.of_residuals, self.allow = stored, lists, of_residuals, allow
+        self.queries = in_space(queries, stored.metric)
+        self.prepared = stored.coder.prepare(queries)
+        self.most = len(stored) if allow is None else int(np.count_nonzero(allow))  # rows that may be found
+        m = len(queries)
+        self.scored, self.n_probed = np.zeros(m, np.int64), np.zeros(m, np.int64)
+        self._matches: Matches | None = None
+        self.scores = lists.scores(self.queries, stored.metric) if m else np.empty((0, len(lists)), np.float32)
+
+    def found(self, k: int) -> Matches:
+        if self._matches is not None:
+            return self._matches
+        m = len(self.queries)
+        return Matches(np.full((m, k), -1, np.int64), np.full((m, k), -np.inf, np.float32))
+
+    def probe(self, wanted: int, nprobe: int | None) -> None:
+        """Look at `nprobe` lists, or at those that promise something."""
+        everything = slice(None)
+        if self.most * len(self.lists) <= (nprobe or 2 * _FIRST) * len(self.stored):
+            nprobe = len(self.lists)  # as many rows are allowed as would be scored anyway
+        if nprobe is not None:
+            self._look(everything, kernels.largest(self.scores, nprobe), wanted)
+            return
+        first = kernels.largest(self.scores, min(_FIRST, len(self.lists)))
+        self._look(everything, first, wanted)
+        assert self._matches is not None
+        worst = self._matches.scores[:, -1]
+        more = self.lists.promising(self.queries, self.scores, worst, self.stored.metric)
+        np.put_along_axis(more, first.astype(np.int64), False, axis=1)
+        self._look(everything, _padded(more), wanted)
+
+    def fill_up(self, k: int) -> None:
+        """Probe on for the queries that have found less than k rows, in more and more lists."""
+        n_lists = len(self.lists)
+        while k:
+            assert self._matches is not None
+            missing: NDArray[np.bool_] = (self._matches.ids[:, k - 1] < 0) & (self.n_probed < n_lists)
+            short = np.arange(len(missing))[missing]
+            if not len(short):
+                return
+            probed = min(n_lists, 4 * int(self.n_probed[short].max()))
+            wanted = self._matches.ids.shape[1]
+            self._forget(short)
+            self._look(short, kernels.largest(self.scores[short], probed), wanted)
+
+    def _forget(self, some: NDArray[np.int64]) -> None:
+        assert self._matches is not None
+        self._matches.ids[some], self._matches.scores[some] = -1, -np.inf
+        self.n_probed[some] = 0
+
+    def _look(self, some: slice | NDArray[np.int64], probes: NDArray[np.int32], k: int) -> None:
+        """Score the rows of lists for some queries, and keep the k best."""
+        if not probes.shape[1]:
+            return
+        metric, ids = self.stored.metric, self.stored.ids
+        bases = self.lists.bases(self.queries[some], probes, metric) if self.of_residuals else None
+        prepared = Queries(self.prepared.values[some], self.prepared.offset[some])
+        codes, runs, own, rows = self.stored.codes, self.lists.runs, self.allow, None
+        if own is not None and self.most * _COPY <= len(probes) * self._rows_probed(probes).mean():
+            rows = np.flatnonzero(own)
+            of_rows = self.lists.of_rows[rows]
+            rows = rows[np.argsort(of_rows, kind="stable")]
+            sizes = np.bincount(of_rows, minlength=len(self.lists))
+            codes, ids, own, runs = codes[rows], ids[rows], None, self.lists.holding(sizes).runs
+        found = kernels.topk_lists(prepared, codes, runs, probes, k, ids=ids, bases=bases, allow=own)
+        if rows is not None and len(rows):
+            found = Matches(np.where(found.ids >= 0, rows[found.ids], -1), found.scores)
+        self.scored[some] += self._rows_probed(probes)
+        self.n_probed[some] += (probes >= 0).sum(axis=1)
+        if self._matches is None:
+            self._matches = found
+            return
+        rows_found = np.hstack([self._matches.ids[some], found.ids])
+        scores = np.hstack([self._matches.scores[some], found.scores])
+        best = kernels.best(rows_found, scores, k, self.stored.ids)
+        self._matches.ids[some], self._matches.scores[some] = best
+
+    def _rows_probed(self, probes: NDArray[np.int32]) -> NDArray[np.int64]:
+        counts: NDArray[np.int64] = np.where(probes >= 0, self.lists.sizes[probes], 0).sum(axis=1)
+        return counts
+
+
+def _padded(chosen: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """The numbers of what is chosen in each row of (m, n), -1 behind the last: (m, most)."""
+    counts = chosen.sum(axis=1)
+    result = np.full((len(chosen), int(counts.max(initial=0))), -1, np.int32)
+    row, number = np.nonzero(chosen)
+    result[row, np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)] = number
+    return result
