@@ -30,7 +30,6 @@ ENCODE_NS = {  # to encode a number of a vector
     "Microscaling": 42.0,
     "ProductQuantizer": 41.0,
 }
-CHECK_NS = 0.4  # to see that a number of a vector is finite
 COMPARE_NS = 0.02  # a number of a row with that of a centroid
 LINK_US = 200.0  # to link a row of 384 numbers among 100,000
 LINK_GROWTH = 0.15  # by this power of the rows
@@ -39,8 +38,8 @@ OPEN_S = 0.003
 OPEN_NS = 0.5  # to check an id or a link
 
 _THREADED = (RaBitQ, LloydMax)  # the others encode on one thread
-_TRAIN_ROUNDS, _TRAIN_ROWS = 10, 64  # of k-means; the rows are of each list
-_DEGREE, _ENTRIES = 32, 16
+_ROUNDS, _SAMPLE, _SMALLEST_SAMPLE = 12, 64, 16_384  # of k-means; the sample is of each list
+DEGREE, _ENTRIES = 32, 16
 
 
 class Estimate(NamedTuple):
@@ -80,39 +79,41 @@ def estimate(
         quantizer = Int4() if index == "graph" else Int8()
     threads = threads or in_use.count
 
-    row_bytes = 8 + quantizer.bytes_per_vector(dim) + _second_bytes(quantizer, rescore, dim)
-    seconds = n * dim * 1e-9 * (CHECK_NS + sum(_encode_ns(one, threads) for one in (quantizer, rescore) if one))
+    second = 0 if rescore is None else rescore.bytes_per_vector(dim) - _shared_bytes(quantizer, rescore, dim, index)
+    row_bytes = 8 + quantizer.bytes_per_vector(dim) + second
+    seconds = n * dim * 1e-9 * sum(_encode_ns(one, threads) for one in (quantizer, rescore) if one)
     checked, shared = n, 0  # numbers that loading looks at; bytes beside the rows
     if index == "ivf":
         nlist = nlist or default_lists(n)
-        compared = n + _TRAIN_ROUNDS * min(n, _TRAIN_ROWS * nlist)
-        seconds += compared * nlist * dim * COMPARE_NS * 1e-9 / threads
-        shared = nlist * dim * 4 + (nlist + 1) * 8
+        seconds += compared_rows(n, nlist) * nlist * dim * COMPARE_NS * 1e-9 / threads
+        # Of each list an int8 centroid with scale and offset, a radius, and where its rows are.
+        shared = nlist * (dim + 3 * 4 + 3 * 8) + 8
     elif index == "graph":
-        degree = degree or _DEGREE
+        degree = degree or DEGREE
         row_bytes += 4 * degree
         checked, shared = n * (1 + degree), 4 * _ENTRIES
-        work = (dim + LINK_FIXED) / (384 + LINK_FIXED) * degree / _DEGREE * (n / 100_000) ** LINK_GROWTH
+        work = (dim + LINK_FIXED) / (384 + LINK_FIXED) * degree / DEGREE * (n / 100_000) ** LINK_GROWTH
         seconds += n * LINK_US * 1e-6 * work / threads
     return Estimate(n * row_bytes + shared, seconds, OPEN_S + checked * OPEN_NS * 1e-9)
 
 
 def default_lists(n: int) -> int:
     """How many lists an IVFIndex has if it is not told."""
-    return max(1, round(4 * math.sqrt(n)))
+    return max(1, min(n, round(4 * math.sqrt(n))))
 
 
-def _second_bytes(quantizer: Quantizer, rescore: Quantizer | None, dim: int) -> int:
-    """Bytes of a row's finer codes. Those of RaBitQ share their signs with a first stage of one bit."""
-    if rescore is None:
+def compared_rows(n: int, nlist: int) -> int:
+    """How many rows are compared with all centroids to build lists."""
+    return n + _ROUNDS * min(n, max(_SAMPLE * nlist, _SMALLEST_SAMPLE))
+
+
+def _shared_bytes(quantizer: Quantizer, rescore: Quantizer, dim: int, index: Kind) -> int:
+    """Of a row's finer codes, those that are its coarser ones: the signs of RaBitQ, unless lists code residuals."""
+    if not isinstance(quantizer, RaBitQ) or not isinstance(rescore, RaBitQ) or index == "ivf":
         return 0
-    n_bytes = rescore.bytes_per_vector(dim)
-    if not isinstance(quantizer, RaBitQ) or not isinstance(rescore, RaBitQ) or quantizer.seed != rescore.seed:
-        return n_bytes
-    if quantizer.bits > 1 or not 2 <= rescore.bits <= 4:
-        return n_bytes
-    whole, without_signs = (math.ceil(dim * bits / 8) for bits in (rescore.bits, rescore.bits - 1))
-    return n_bytes - whole + without_signs
+    if quantizer.seed != rescore.seed or quantizer.bits > 1 or not 2 <= rescore.bits <= 4:
+        return 0
+    return math.ceil(dim * rescore.bits / 8) - math.ceil(dim * (rescore.bits - 1) / 8)
 
 
 def _encode_ns(quantizer: Quantizer, threads: int) -> float:

@@ -41,7 +41,7 @@ def test_lists_add_centroids_and_a_graph_adds_links():
     flat, ivf, graph = (
         estimate(N, DIM, index=index, quantizer=Int4(), rescore=Int8(), threads=1).n_bytes for index in KINDS
     )
-    assert ivf - flat == default_lists(N) * (4 * DIM + 8) + 8
+    assert ivf - flat == default_lists(N) * (DIM + 36) + 8
     assert graph - flat == N * 4 * 32 + 4 * 16
 
 
