@@ -64,7 +64,7 @@ def _read(address, n_bytes, out):
     store_bytes(out, either(either(a, b), either(c, d)))
 
 
-@njit
+@njit(nogil=True)
 def _twelve_integer_chains(steps, out):
     a, b, c, d = load_i32(out), load_i32(out + 4), load_i32(out + 8), load_i32(out + 12)
     e, f, g, h = load_i32(out + 16), load_i32(out + 20), load_i32(out + 24), load_i32(out + 28)
@@ -82,7 +82,7 @@ def _twelve_integer_chains(steps, out):
         out += 64
 
 
-@njit
+@njit(nogil=True)
 def _four_integer_chains(steps, out):
     a, b, c, d = load_i32(out), load_i32(out + 4), load_i32(out + 8), load_i32(out + 12)
     other = load_bytes(out)
@@ -94,7 +94,7 @@ def _four_integer_chains(steps, out):
         out += 64
 
 
-@njit
+@njit(nogil=True)
 def _twelve_float_chains(steps, out):
     a, b, c, d = load_f32(out), load_f32(out + 4), load_f32(out + 8), load_f32(out + 12)
     e, f, g, h = load_f32(out + 16), load_f32(out + 20), load_f32(out + 24), load_f32(out + 28)
@@ -110,7 +110,7 @@ def _twelve_float_chains(steps, out):
         out += 64
 
 
-@njit
+@njit(nogil=True)
 def _four_float_chains(steps, out):
     a, b, c, d = load_f32(out), load_f32(out + 4), load_f32(out + 8), load_f32(out + 12)
     half = load_f32(out)

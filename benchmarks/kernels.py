@@ -38,7 +38,7 @@ STARTED_WITH = {
 
 
 def main() -> None:
-    chosen, quick = asked(__doc__, SECTIONS, STARTED_WITH)
+    chosen, quick, _ = asked(__doc__, SECTIONS, STARTED_WITH)
     import qindex
     from qindex import kernels
 

@@ -42,7 +42,7 @@ STARTED_WITH = {
 
 
 def main() -> None:
-    chosen, quick = asked(__doc__, SECTIONS, STARTED_WITH)
+    chosen, quick, _ = asked(__doc__, SECTIONS, STARTED_WITH)
     logging.basicConfig(level=logging.WARNING)  # before a library says otherwise
     # These load libraries that read the environment when they start.
     import quality_picture

@@ -57,20 +57,27 @@ def judged(titles: tuple[str, ...]) -> dict[str, JudgedCollection]:
     return {title: load_beir(folder() / title) for title in titles}
 
 
-def wordllama_passages(titles: tuple[str, ...]) -> Vectorised:
-    """Static embeddings of 256 numbers, normalised: documents of the collections and passages of them; all queries."""
-    import wordllama
-
+def passages(titles: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Documents of the collections and passages of them, and all queries: each text once."""
     collections = judged(titles)
     whole = [text for one in collections.values() for text in one.documents.values()]
-    passages = [passage.text for text in whole for passage in split_passages(text, PASSAGE_CHARS)]
+    parts = [passage.text for text in whole for passage in split_passages(text, PASSAGE_CHARS)]
     asked = [text for one in collections.values() for text in one.queries.values()]
+    documents, queries = (list(dict.fromkeys(t for t in texts if t.strip())) for texts in (whole + parts, asked))
+    return documents, queries
+
+
+def wordllama_vectors(texts: list[str]) -> Vectors:
+    """Static embeddings of 256 numbers, normalised; of zeros where it knows no word."""
+    import wordllama
+
     model = wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)
+    vectors = np.asarray(model.embed(texts), np.float32)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(norms > 0, norms, 1)
 
-    def encoded(texts: list[str]) -> Vectors:
-        different = list(dict.fromkeys(text for text in texts if text.strip()))
-        vectors = np.asarray(model.embed(different), np.float32)
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors[norms[:, 0] > 0] / norms[norms[:, 0] > 0]
 
-    return with_truth("wordllama-256", encoded(whole + passages), encoded(asked))
+def wordllama_passages(titles: tuple[str, ...]) -> Vectorised:
+    """Documents of the collections and passages of them; all queries."""
+    documents, queries = (wordllama_vectors(texts) for texts in passages(titles))
+    return with_truth("wordllama-256", documents[documents.any(axis=1)], queries[queries.any(axis=1)])

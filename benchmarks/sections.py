@@ -12,8 +12,15 @@ from typing import Any
 import environment
 
 
-def asked(description: str, sections: Sequence[str], started_with: Mapping[str, str]) -> tuple[list[str], bool]:
-    """The sections that the command line names (default: all), and whether the run is a quick one.
+def asked(
+    description: str,
+    sections: Sequence[str],
+    started_with: Mapping[str, str],
+    sizes: Mapping[str, tuple[int, str]] | None = None,
+) -> tuple[list[str], bool, dict[str, int]]:
+    """The sections that the command line names (default: all), whether the run is a quick one, and the sizes.
+
+    `sizes` are further numbers that it may name, each with what it is by default and what it is for.
 
     Starts the process again where its environment lacks `started_with`, which libraries read when they are loaded. The
     result of a quick run, whose figures mean nothing, goes to the folder for temporary files.
@@ -21,6 +28,9 @@ def asked(description: str, sections: Sequence[str], started_with: Mapping[str, 
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("--only", default=",".join(sections), help="sections, separated by commas")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs")
+    sizes = sizes or {}
+    for name, (default, what) in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} (default {default:,})")
     arguments = parser.parse_args()
     chosen = arguments.only.split(",")
     if unknown := set(chosen) - set(sections):
@@ -29,7 +39,7 @@ def asked(description: str, sections: Sequence[str], started_with: Mapping[str, 
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | started_with)
     if arguments.quick:
         environment.RESULTS = Path(tempfile.gettempdir()) / "qindex-quick"
-    return chosen, arguments.quick
+    return chosen, arguments.quick, {name: getattr(arguments, name) for name in sizes}
 
 
 def earlier(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Rewrite the tables of README.md and QUALITY.md from benchmarks/results: `python benchmarks/tables.py`.
+"""Rewrite the tables of README.md and of the pages here from benchmarks/results: `python benchmarks/tables.py`.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`, and comes from results/NAME.json, or for a NAME like
 FILE.SECTION from a section of results/FILE.json. What a command printed stands likewise under `<!-- text: NAME -->`,
@@ -10,13 +10,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import tables_ann
 import tables_kernels
 import tables_quality
 from environment import RESULTS
 from table_text import code, measured, table
 
 README = Path(__file__).parents[1] / "README.md"
-DOCUMENTS = (README, Path(__file__).with_name("QUALITY.md"))
+DOCUMENTS = (README, *sorted(Path(__file__).parent.glob("*.md")))
 
 _PLACE = re.compile(r"(<!-- (table|text): (\S+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
@@ -74,6 +75,14 @@ def scan(result: dict[str, Any]) -> str:
 
 
 TABLES = {
+    "ann": tables_ann.short,
+    "ann.bars": tables_quality.bars,
+    "ann.graphs": tables_ann.curves,
+    "ann.lists": tables_ann.curves,
+    "ann.second": tables_ann.curves,
+    "ann.filters": tables_ann.filters,
+    "ann.churn": tables_ann.churn,
+    "ann.scale": tables_ann.scale,
     "quality": tables_quality.choices,
     "quality.bars": tables_quality.bars,
     "quality.vectors": tables_quality.vectors,

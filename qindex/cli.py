@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from qindex.quantize import Binary, Float8, Float16, Float32, Int8
+from qindex.quantize import Binary, Float8, Float16, Float32, Int4, Int8, LloydMax, RaBitQ
 from qindex.types import Hit, Quantizer
 
 if TYPE_CHECKING:
@@ -32,6 +32,18 @@ QUANTIZERS: dict[str, tuple[Quantizer, Quantizer | None]] = {  # and rescore
     "int8-dim": (Int8("dim"), None),
     "binary": (Binary(), None),
     "binary+int8": (Binary(), Int8()),
+}
+
+
+ESTIMATED: dict[str, tuple[Quantizer, Quantizer | None]] = QUANTIZERS | {
+    "int4": (Int4(), None),
+    "int4+int8": (Int4(), Int8()),
+    "int4+float16": (Int4(), Float16()),
+    "rabitq1": (RaBitQ(1), None),
+    "rabitq1+rabitq4": (RaBitQ(1), RaBitQ(4)),
+    "rabitq1+int8": (RaBitQ(1), Int8()),
+    "rabitq4": (RaBitQ(4), None),
+    "lloydmax4+int8": (LloydMax(4), Int8()),
 }
 
 
@@ -184,6 +196,29 @@ def demo(
     for row in compare(vectors, queries, QUANTIZERS):
         print(f"{row.name:<13}{row.bytes_per_vector:>13}{row.recall:>11.3f}{row.queries_per_second:>11.0f}")
     print(f'\nNow ask it yourself: qindex search {out} "how do I parse a date?"')
+
+
+@app.command()
+def estimate(
+    n: Annotated[int, typer.Option("--n", min=1, help="How many vectors.")],
+    dim: Annotated[int, typer.Option("--dim", min=1, help="How many numbers each has.")],
+    index: Annotated[str | None, typer.Option(help="flat, ivf or graph; all three if left out.")] = None,
+    quantizer: Annotated[str | None, typer.Option(help=f"One of {', '.join(ESTIMATED)}; all if left out.")] = None,
+) -> None:
+    """Print what indexes of so many vectors would take: bytes, and the time to build and to open them."""
+    from qindex.index.estimate import KINDS, estimate
+
+    if index is not None and index not in KINDS:
+        raise ValueError(f"index must be one of {', '.join(KINDS)}, got {index!r}")
+    if quantizer is not None and quantizer not in ESTIMATED:
+        raise ValueError(f"quantizer must be one of {', '.join(ESTIMATED)}, got {quantizer!r}")
+    print(f"{'index':<7}{'quantizer':<17}{'bytes/vector':>13}{'GB':>9}{'build':>10}{'open':>10}")
+    for kind, name in itertools.product(KINDS, ESTIMATED):
+        if index in (None, kind) and quantizer in (None, name):
+            first, rescore = ESTIMATED[name]
+            found = estimate(n, dim, index=kind, quantizer=first, rescore=rescore)
+            size = f"{found.n_bytes / n:>13,.0f}{found.n_bytes / 1e9:>9.3f}"
+            print(f"{kind:<7}{name:<17}{size}{found.build_s:>8,.1f} s{found.open_s * 1e3:>7,.0f} ms")
 
 
 @app.command()

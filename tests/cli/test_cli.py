@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qindex import kernels
-from qindex.cli import QUANTIZERS, app
+from qindex.cli import ESTIMATED, QUANTIZERS, app
 from qindex.evaluate.docstrings import docstrings
 
 needs_model = pytest.mark.skipif(
@@ -164,3 +164,22 @@ def test_docstrings_are_the_same_every_time_and_all_differ():
     assert len({document.text.split("\n\n", 1)[1] for document in documents}) == 300
     assert {"abc", "argparse"} & {document.source.split(".")[0] for document in documents}
     assert all(len(document.text) >= 80 for document in documents)
+
+
+def test_estimate_prints_a_line_for_each_index_and_quantizer():
+    result = run("estimate", "--n", 1_000_000, "--dim", 384)
+    assert result.exit_code == 0, result.output
+    assert len(result.stdout.splitlines()) == 1 + 3 * len(ESTIMATED)
+
+    head, line = run(
+        "estimate", "--n", 1_000_000, "--dim", 384, "--index", "graph", "--quantizer", "int4+int8"
+    ).stdout.splitlines()
+    assert head.split() == ["index", "quantizer", "bytes/vector", "GB", "build", "open"]
+    assert line.split()[:4] == ["graph", "int4+int8", "720", "0.720"]
+
+
+def test_estimate_names_what_it_does_not_know():
+    assert "index must be one of flat, ivf, graph, got 'tree'" in fails(
+        "estimate", "--n", 9, "--dim", 8, "--index", "tree"
+    )
+    assert "quantizer must be one of float32" in fails("estimate", "--n", 9, "--dim", 8, "--quantizer", "int3")

@@ -49,7 +49,7 @@ def test_a_table_replaces_what_stood_between_its_marks_and_nothing_else(tables, 
 
 
 def test_an_unknown_table_and_a_missing_result_are_named(tables, tmp_path):
-    with pytest.raises(ValueError, match=r"asks for the table 'speed', but there are quality, quality\.bars"):
+    with pytest.raises(ValueError, match=r"asks for the table 'speed', but there are ann, ann\.bars"):
         tables.rewritten("<!-- table: speed -->\n<!-- end -->", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"quality\.json is missing: run benchmarks/quality\.py first"):
         tables.rewritten("<!-- table: quality -->\n<!-- end -->", tmp_path)

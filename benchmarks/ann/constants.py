@@ -1,0 +1,98 @@
+"""What the seconds of `qindex.index.estimate` are made of, measured on one thread under the names they have there."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import qindex
+from ann.speed import Section, small
+from qindex import (
+    Binary,
+    Float8,
+    Float16,
+    Float32,
+    GraphIndex,
+    Int4,
+    Int8,
+    IVFIndex,
+    LloydMax,
+    Microscaling,
+    ProductQuantizer,
+    RaBitQ,
+    Spectral,
+)
+from qindex.index import estimate
+from quality_measures import use_threads
+
+FEW = 4  # times fewer rows, to see how times grow
+
+
+def constants(quick: bool, sizes: dict[str, int]) -> Section:
+    """Seconds of one build each, less what encoding takes."""
+    use_threads(1)
+    data = small(quick)
+    rows = data.documents
+    n, dim = rows.shape
+    encoders = (
+        Float32(), Float16(), Float8("e4m3"), Int8(), Int4(), Binary(), RaBitQ(4), LloydMax(4), Spectral(dim // 2 + 2),
+        Microscaling("mxfp4"), ProductQuantizer(dim // 8),
+    )  # fmt: skip
+    ns = {type(one).__name__: _encode_ns(one, rows[: n // FEW]) for one in encoders}
+
+    nlist = estimate.default_lists(n)
+    lists_s = _seconds(lambda: IVFIndex.build(rows, Int8(), nlist=nlist)) - n * dim * ns["Int8"] * 1e-9
+    compared = estimate.compared_rows(n, nlist) * nlist * dim
+
+    def linking(vectors: Any) -> float:
+        """Seconds for a row."""
+        encoding = vectors.size * (ns["Int4"] + ns["Int8"]) * 1e-9
+        return (_seconds(lambda: GraphIndex.build(vectors, Int4(), rescore=Int8())) - encoding) / len(vectors)
+
+    many, few, short = linking(rows), linking(rows[: n // FEW]), linking(np.ascontiguousarray(rows[: n // FEW, ::2]))
+    growth = float(np.log(many / few) / np.log(FEW))
+    # few = a * (fixed + dim) and short = a * (fixed + dim / 2)
+    fixed = max(0.0, dim * (short - few / 2) / max(few - short, 1e-9))
+    opening, checking = _opening(rows)
+    found = {
+        "ENCODE_NS": {name: round(value, 1) for name, value in ns.items()},
+        "COMPARE_NS": round(lists_s / compared * 1e9, 4),
+        "LINK_US": round(many * 1e6 * (100_000 / n) ** growth, 1),
+        "LINK_GROWTH": round(growth, 3),
+        "LINK_FIXED": round(fixed),
+        "OPEN_S": round(opening, 4),
+        "OPEN_NS": round(checking * 1e9, 2),
+    }
+    for name, value in found.items():
+        there = getattr(estimate, name)
+        print(f"  {name} = {value}  # now {there}", flush=True)
+    settings = {"set": data.name, "vectors": n, "dim": dim, "nlist": nlist, "threads": 1}
+    return {"settings": settings, "rows": found, "bars": []}
+
+
+def _encode_ns(quantizer: Any, vectors: Any) -> float:
+    """Of a number, fitted already."""
+    fitted = quantizer.fit(vectors)
+    fitted.quantize(vectors[:512])  # compiles
+    return min(_seconds(lambda: fitted.quantize(vectors)) for _ in range(3)) / vectors.size * 1e9
+
+
+def _opening(vectors: Any) -> tuple[float, float]:
+    """Seconds to open a small file, and for each id and each link of a large one."""
+    seconds, checked = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for some in (vectors[:1_000], vectors):
+            file = Path(folder) / "index.qindex"
+            GraphIndex.build(some, Int8()).save(file)
+            seconds.append(min(_seconds(lambda file=file: qindex.load(file)) for _ in range(5)))
+            checked.append(len(some) * (1 + estimate.DEGREE))
+    return seconds[0], max(0.0, (seconds[1] - seconds[0]) / (checked[1] - checked[0]))
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started

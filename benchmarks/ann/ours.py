@@ -1,0 +1,80 @@
+"""qindex."""
+
+from pathlib import Path
+from typing import Any
+
+import qindex
+from ann.engine import BEAMS, PROBES, Engine, Ids, Setting, grid
+from qindex import Float16, GraphIndex, Int4, Int8, IVFIndex, LloydMax, RaBitQ, Spectral
+from qindex.types import Quantizer, Vectors
+
+SEVERAL = (None, 2, 4)  # times k rows that are rescored; None: what the index does by itself
+
+
+class Ours(Engine):
+    library = "qindex"
+    index: GraphIndex | IVFIndex
+
+    def set(self, **setting: Any) -> None:
+        self.setting = setting
+
+    def query(self, queries: Vectors, k: int) -> Ids:
+        return self.index.search(queries, k, **self.setting).ids
+
+    def save(self, folder: Path) -> None:
+        self.index.save(folder / "index.qindex")
+
+
+class Graph(Ours):
+    def __init__(
+        self, name: str, line: str, quantizer: Quantizer | None = None, rescore: Quantizer | None = None, **build: Any
+    ) -> None:
+        two_stages = rescore is not None or quantizer is None
+        super().__init__(name, line, _beams(SEVERAL if two_stages else (None,)))
+        self.quantizer, self.rescore, self.build = quantizer, rescore, build
+
+    def fit(self, vectors: Vectors, threads: int) -> None:
+        qindex.set_threads(threads)
+        self.index = GraphIndex.build(vectors, self.quantizer, rescore=self.rescore, **self.build)
+        qindex.set_threads(1)
+
+
+class Lists(Ours):
+    def __init__(self, name: str, line: str, quantizer: Quantizer, rescore: Quantizer | None = None, **build: Any):
+        super().__init__(name, line, grid(nprobe=PROBES, **({"oversample": (2, 4, 10)} if rescore else {})))
+        self.quantizer, self.rescore, self.build = quantizer, rescore, build
+
+    def fit(self, vectors: Vectors, threads: int) -> None:
+        qindex.set_threads(threads)
+        self.index = IVFIndex.build(vectors, self.quantizer, rescore=self.rescore, **self.build)
+        qindex.set_threads(1)
+
+
+def _beams(oversamples: tuple[int | None, ...]) -> list[Setting]:
+    """A walk cannot rescore more candidates than it keeps."""
+    all_settings = grid(ef=BEAMS, oversample=oversamples)
+    return [one for one in all_settings if one["oversample"] is None or 10 * one["oversample"] <= one["ef"]]
+
+
+DEFAULT = "GraphIndex"
+LISTS = "IVFIndex, RaBitQ(1), rescore=Int8()"
+
+
+def graphs(dim: int) -> list[Engine]:
+    return [
+        Graph(DEFAULT, "GraphIndex"),
+        Graph("GraphIndex, Int4(), rescore=Float16()", "GraphIndex", Int4(), Float16()),
+        Graph("GraphIndex, Int8()", "GraphIndex, lean", Int8()),
+        Graph(
+            f"GraphIndex, Int4(), rescore=Spectral({dim // 2 + 2})", "GraphIndex, lean", Int4(), Spectral(dim // 2 + 2)
+        ),
+    ]
+
+
+def lists(nlist: int) -> list[Engine]:
+    return [
+        Lists(LISTS, "IVFIndex", RaBitQ(1), Int8(), nlist=nlist),
+        Lists("IVFIndex, RaBitQ(2), rescore=Int8()", "IVFIndex", RaBitQ(2), Int8(), nlist=nlist),
+        Lists("IVFIndex, LloydMax(4), rescore=Int8()", "IVFIndex", LloydMax(4), Int8(), nlist=nlist),
+        Lists("IVFIndex, RaBitQ(1), rescore=RaBitQ(4)", "IVFIndex", RaBitQ(1), RaBitQ(4), nlist=nlist),
+    ]

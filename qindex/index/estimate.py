@@ -1,0 +1,126 @@
+"""What an index will take before it is built: bytes, and seconds to build and to open.
+
+Bytes are exact but for what a quantizer has learnt (at most dim x dim numbers) and the header of a file.
+Seconds are made of the constants below, which `benchmarks/ann.py --only constants` measures, on real vectors of 384
+numbers and one thread: an Intel Xeon with AVX-512 VNNI at 2.5 GHz. `benchmarks/ann.py --only scale` checks both.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+from qindex.quantize import Chain, Int4, Int8, LloydMax, RaBitQ
+from qindex.threads import threads as in_use
+from qindex.types import Quantizer
+
+Kind = Literal["flat", "ivf", "graph"]
+KINDS: tuple[Kind, ...] = ("flat", "ivf", "graph")
+
+ENCODE_NS = {  # to encode a number of a vector
+    "Float32": 3.0,
+    "Float16": 8.0,
+    "Float8": 34.0,
+    "Int8": 20.0,
+    "Int4": 68.0,
+    "Binary": 11.0,
+    "RaBitQ": 34.0,
+    "LloydMax": 25.0,
+    "Spectral": 100.0,
+    "Microscaling": 42.0,
+    "ProductQuantizer": 41.0,
+}
+COMPARE_NS = 0.02  # a number of a row with that of a centroid
+LINK_US = 200.0  # to link a row of 384 numbers among 100,000
+LINK_GROWTH = 0.15  # by this power of the rows
+LINK_FIXED = 200  # numbers that would take as long as what is the same for rows of any length
+OPEN_S = 0.003
+OPEN_NS = 0.5  # to check an id or a link
+
+_THREADED = (RaBitQ, LloydMax)  # the others encode on one thread
+_ROUNDS, _SAMPLE, _SMALLEST_SAMPLE = 12, 64, 16_384  # of k-means; the sample is of each list
+DEGREE, _ENTRIES = 32, 16
+
+
+class Estimate(NamedTuple):
+    """What an index takes."""
+
+    n_bytes: int  # in memory and in a file
+    build_s: float
+    open_s: float
+
+
+def estimate(
+    n: int,
+    dim: int,
+    *,
+    index: Kind = "flat",
+    quantizer: Quantizer | None = None,
+    rescore: Quantizer | None = None,
+    nlist: int | None = None,
+    degree: int | None = None,
+    threads: int | None = None,
+) -> Estimate:
+    """What an index of n vectors of dim numbers takes. Arguments and defaults are those of `build`.
+
+    `threads` are those that build it (default: those in use).
+    """
+    for name, value in (("n", n), ("dim", dim), ("nlist", nlist), ("degree", degree), ("threads", threads)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    if index not in KINDS:
+        raise ValueError(f'index must be "flat", "ivf" or "graph", got {index!r}')
+    for name, value, of in (("nlist", nlist, "ivf"), ("degree", degree, "graph")):
+        if value is not None and index != of:
+            raise ValueError(f'{name} needs index="{of}", got index={index!r}')
+    if quantizer is None:
+        if index == "graph" and rescore is None:
+            rescore = Int8()
+        quantizer = Int4() if index == "graph" else Int8()
+    threads = threads or in_use.count
+
+    second = 0 if rescore is None else rescore.bytes_per_vector(dim) - _shared_bytes(quantizer, rescore, dim, index)
+    row_bytes = 8 + quantizer.bytes_per_vector(dim) + second
+    seconds = n * dim * 1e-9 * sum(_encode_ns(one, threads) for one in (quantizer, rescore) if one)
+    checked, shared = n, 0  # numbers that loading looks at; bytes beside the rows
+    if index == "ivf":
+        nlist = nlist or default_lists(n)
+        seconds += compared_rows(n, nlist) * nlist * dim * COMPARE_NS * 1e-9 / threads
+        # Of each list an int8 centroid with scale and offset, a radius, and where its rows are.
+        shared = nlist * (dim + 3 * 4 + 3 * 8) + 8
+    elif index == "graph":
+        degree = degree or DEGREE
+        row_bytes += 4 * degree
+        checked, shared = n * (1 + degree), 4 * _ENTRIES
+        work = (dim + LINK_FIXED) / (384 + LINK_FIXED) * degree / DEGREE * (n / 100_000) ** LINK_GROWTH
+        seconds += n * LINK_US * 1e-6 * work / threads
+    return Estimate(n * row_bytes + shared, seconds, OPEN_S + checked * OPEN_NS * 1e-9)
+
+
+def default_lists(n: int) -> int:
+    """How many lists an IVFIndex has if it is not told."""
+    return max(1, min(n, round(4 * math.sqrt(n))))
+
+
+def compared_rows(n: int, nlist: int) -> int:
+    """How many rows are compared with all centroids to build lists."""
+    return n + _ROUNDS * min(n, max(_SAMPLE * nlist, _SMALLEST_SAMPLE))
+
+
+def _shared_bytes(quantizer: Quantizer, rescore: Quantizer, dim: int, index: Kind) -> int:
+    """Of a row's finer codes, those that are its coarser ones: the signs of RaBitQ, unless lists code residuals."""
+    if not isinstance(quantizer, RaBitQ) or not isinstance(rescore, RaBitQ) or index == "ivf":
+        return 0
+    if quantizer.seed != rescore.seed or quantizer.bits > 1 or not 2 <= rescore.bits <= 4:
+        return 0
+    return math.ceil(dim * rescore.bits / 8) - math.ceil(dim * (rescore.bits - 1) / 8)
+
+
+def _encode_ns(quantizer: Quantizer, threads: int) -> float:
+    """Of a number. What transforms take is left out."""
+    if isinstance(quantizer, Chain):
+        quantizer = quantizer.quantizer
+    name = type(quantizer).__name__
+    if name not in ENCODE_NS:
+        raise ValueError(f"quantizer must be one of {', '.join(ENCODE_NS)} or a Chain with one, got {quantizer!r}")
+    return ENCODE_NS[name] / (threads if isinstance(quantizer, _THREADED) else 1)
