@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from qindex import kernels
 from qindex.quantize import Int8
@@ -72,6 +71,8 @@ def _train(sample: Vectors, n_lists: int, rng: np.random.Generator) -> Vectors:
 
 
 def _means(sample: Vectors, labels: NDArray[np.int64], sizes: NDArray[np.int64], old: Vectors) -> Vectors:
+    from scipy import sparse  # slow to import
+
     members = sparse.csr_matrix(
         (np.ones(len(sample), np.float32), (labels, np.arange(len(sample)))), (len(old), len(sample))
     )
