@@ -1,5 +1,6 @@
 """Indexes over quantized vectors, one file an index."""
 
 from qindex.index.flat import FlatIndex
+from qindex.index.graph import GraphIndex
 
-__all__ = ["FlatIndex"]
+__all__ = ["FlatIndex", "GraphIndex"]

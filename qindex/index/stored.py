@@ -158,3 +158,9 @@ class Growing:
             next_id=max(self.stored.next_id, int(ids.max()) + 1),
         )
         return self.stored
+
+    def rename(self, ids: NDArray[np.int64]) -> None:
+        """Give the rows there are other ids."""
+        if ids is not self.stored.ids:
+            self.stored = dataclasses.replace(self.stored, ids=ids)
+            self._ids = Growable(ids)
