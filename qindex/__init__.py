@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qindex.encode.sentence import SentenceEncoder
-    from qindex.index import FlatIndex, IVFIndex
+    from qindex.index import FlatIndex, GraphIndex, IVFIndex
     from qindex.io import FormatError
     from qindex.kernels import set_threads
     from qindex.opening import load, verify
@@ -40,6 +40,7 @@ _HOMES = {
     "Float16": "qindex.quantize",
     "Float32": "qindex.quantize",
     "FormatError": "qindex.io",
+    "GraphIndex": "qindex.index",
     "IVFIndex": "qindex.index",
     "Int4": "qindex.quantize",
     "Int8": "qindex.quantize",
@@ -72,6 +73,7 @@ __all__ = [
     "Float16",
     "Float32",
     "FormatError",
+    "GraphIndex",
     "IVFIndex",
     "Int4",
     "Int8",

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "DeviceCodes", "Rotor", "Runs", "Steps", "agree", "agree_on_rotation", "best", "largest", "machine", "matmul",
-    "path", "rescore", "rotate", "score_rows", "scores", "set_threads", "to_device", "topk", "topk_lists", "warmup",
+    "DeviceCodes", "Rotor", "Runs", "Steps", "agree", "agree_on_rotation", "best", "largest", "link", "machine",
+    "matmul", "path", "rescore", "rotate", "score_rows", "scores", "set_threads", "to_device", "topk", "topk_lists",
+    "walk", "warmup",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -47,12 +48,18 @@ logger = logging.getLogger(__name__)
 # Bytes of codes below which a second thread costs more than it saves (about 0.2 ms of scanning).
 _SPLIT_BYTES = 2 << 20
 
+# Where the definitions of a module of kernels are, if not in reference.py.
+_REFERENCES = {"walk": "reference_graph", "link": "reference_graph"}
+
 # NumPy scores about 30 MB of codes a second, so this much takes as long as loading numba and one cached kernel.
 _NUMPY_BYTES = 16 << 20
 
 # Below this share of allowed rows their copies are scanned, above it all rows are. Measured on 500,000 x 384 codes: the
 # two cost the same at 0.16 for int8 and at 0.06 for signs.
 _GATHER_SHARE = 0.1
+
+# Walks, each of tens of microseconds, below which a second thread costs more than it saves.
+_SPLIT_WALKS = 8
 
 # What numba must be told to compile for less than this machine has.
 _TARGETS = {
@@ -76,7 +83,7 @@ class _Backend:
         if (name, kind) in self._ready:
             return self._ready[name, kind]
         if not self.compiled(work_bytes):
-            return _imported("qindex_kernels.reference", name)
+            return _imported(f"qindex_kernels.{_REFERENCES.get(module, 'reference')}", name)
         function = _imported(f"qindex_kernels.cpu.{module}", name)
         started = time.perf_counter()
         _call_on_few_rows(function, name, kind)
@@ -156,6 +163,13 @@ def _call_on_few_rows(function: Callable[..., Any], name: str, kind: str, block:
                 function(rows, x, offset, runs, probes, None, first[0], None, 1, 1.0)
             case "rescore":
                 function(rows, x[:1], offset[:1], first, x[:1], offset[:1], first[0], 1)
+            case "walk":
+                graph = np.zeros((1, 1), np.int32), np.zeros(1, np.int32)
+                function(rows, x[:1], rows, x[:1], offset[:1], *graph, first[0], None, 1, 8, 8)
+            case "link":
+                rows = Rows(kind, dim, rows.data, np.ones(1, np.float32))
+                function(rows, np.ones(1, np.float32), np.zeros((1, 1), np.int32), np.zeros(1, np.int32),
+                         np.zeros(2, np.int64), np.zeros(1, np.int32), 1, 0, 1.0, 1, 8, slice(0, 1))  # fmt: skip
             case "matmul":
                 function(rows, x)
             case "matmul_int8":
@@ -168,6 +182,8 @@ _MODULES = {
     "largest": "lists",
     "score_rows": "score_rows",
     "rescore": "score_rows",
+    "walk": "walk",
+    "link": "link",
     "matmul": "matmul",
     "matmul_int8": "matmul",
 }
@@ -190,6 +206,8 @@ def _exists(name: str, kind: str) -> bool:
         return FORMATS[kind].kind != "one_hot"
     if name == "largest":  # it takes no rows
         return kind == "float32"
+    if name == "link":
+        return kind == "int8"
     return name != "matmul_int8" or _has_integers(kind)
 
 
@@ -407,6 +425,78 @@ def rescore(
     values = _in_the_space_of(codes, queries.values)
     *found, counts = function(_rows(codes), values, queries.offset, chosen, estimates, slack, ids, k)
     return Matches(*found), counts
+
+
+def walk(
+    queries: Queries,
+    codes: Codes,
+    fine: tuple[Queries, Codes] | None,
+    graph: tuple[NDArray[np.int32], NDArray[np.int32]],
+    k: int,
+    *,
+    ef: int,
+    ranked: int,
+    ids: NDArray[np.int64],
+    allow: NDArray[np.bool_] | None = None,
+) -> tuple[Matches, NDArray[np.int64], NDArray[np.int64]]:
+    """The k best rows for each query that a walk over a graph meets, with their **ids** from `ids` (n,).
+
+    The graph is the neighbours of each row, int32 (n, degree), and the rows where walks start, int32; what is no row
+    stands for any. A walk goes by fast scores of `codes` and keeps the `ef` best rows; of those that `allow` allows,
+    the `ranked` best are ranked by exact scores, of the `fine` queries and codes where there are some. With k = 0, the
+    `ranked` best **rows** and their fast scores instead. Also how many rows were expanded, and how many scored: (m,).
+    """
+    neighbours, entries = graph
+    fine_queries, fine_codes = fine or (queries, codes)
+    if len(queries) == 0:
+        return _no_matches(0, k or ranked), np.zeros(0, np.int64), np.zeros(0, np.int64)
+    function = _backend.function("walk", "walk", codes.format.name, 1000 * len(queries) * codes.data.shape[1])
+    rows, fine_rows = _rows(codes), _rows(fine_codes)
+    values = _in_the_space_of(codes, queries.values)
+    fine_values = values if fine is None else _in_the_space_of(fine_codes, fine_queries.values)
+
+    def run(part: slice) -> tuple[NDArray[Any], ...]:
+        found: tuple[NDArray[Any], ...] = function(
+            rows, values[part], fine_rows, fine_values[part], fine_queries.offset[part], neighbours, entries, ids,
+            allow, k, ef, ranked,
+        )  # fmt: skip
+        return found
+
+    n_parts = min(threads.count, len(queries) // _SPLIT_WALKS)
+    if n_parts <= 1:
+        best, scores, hops, scored = run(slice(None))
+    else:
+        found = threads.map(run, [(part,) for part in split(len(queries), n_parts)])
+        best, scores, hops, scored = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    return Matches(best, scores), hops, scored
+
+
+def link(
+    codes: Codes,
+    norms: NDArray[np.float32],
+    neighbours: NDArray[np.int32],
+    targets: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    candidates: NDArray[np.int32],
+    *,
+    degree: int,
+    room: int,
+    alpha: float,
+    equals: int,
+    most: int,
+) -> None:
+    """Choose the neighbours of distinct rows, and write them into `neighbours`: as `reference_graph.link`.
+
+    `codes` are int8 with row scales.
+    """
+    function = _backend.function("link", "link", codes.format.name, 32 * len(candidates) * codes.dim)
+    rows = _rows(codes)
+
+    def run(part: slice) -> None:
+        function(rows, norms, neighbours, targets, starts, candidates, degree, room, alpha, equals, most, part)
+
+    parts = split(len(targets), max(1, min(threads.count, len(targets) // _SPLIT_WALKS)))
+    threads.map(run, [(part,) for part in parts])
 
 
 def score_rows(queries: Queries, codes: Codes | DeviceCodes, rows: NDArray[np.int64]) -> NDArray[np.float32]:

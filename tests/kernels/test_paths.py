@@ -27,6 +27,7 @@ CHECKS = [
     "test_batch.py",
     "test_matmul.py",
     "test_rotate.py",
+    "test_walk.py",
     "test_one_hot.py",
     "test_reads.py",
     "test_fuzz.py",

@@ -1,6 +1,7 @@
 """The inner loops that depend on what a row holds, compiled for each kind, and called through their addresses.
 
     dots                          <int8 query, integers of a row, plus BIAS>, int32
+    dots_at                       the same of rows that lie anywhere
     lane_sums                     the same of one-hot rows for 32 queries at once
     float_dots                    <float32 query, numbers of a row / unit>, float32
     block_dots, float_block_dots  the same over numbers with block scales, float32
@@ -38,6 +39,7 @@ from qindex_kernels.cpu.simd import (
     pair_sums,
     part_sums,
     peek_f32,
+    peek_i64,
     prefetch,
     scaled,
     shifted,
@@ -86,6 +88,7 @@ class Inner(Record):
 
     _fields_ = (
         ("dots", INTEGER),
+        ("dots_at", INTEGER),
         ("lane_sums", INTEGER),
         ("float_dots", INTEGER),
         ("block_dots", INTEGER),
@@ -157,6 +160,30 @@ def dots(kind: int) -> Any:
             raw += 16
 
     return integer_dots
+
+
+@cache
+def dots_at(kind: int) -> Any:
+    """Four rows at a time, whose addresses lie at `rows`: int64, whole fours. Rows share one table."""
+    sources, step = SOURCES, STEP[kind]
+
+    @inner_loop(6)
+    def scattered_dots(query, rows, dim, n, tables, raw):
+        _ = sources
+        table = load_table(kind, tables)
+        for _j in range(0, n, 4):
+            a, b, c, d = peek_i64(rows), peek_i64(rows + 8), peek_i64(rows + 16), peek_i64(rows + 24)
+            a_sum, b_sum, c_sum, d_sum = zero_i32(), zero_i32(), zero_i32(), zero_i32()
+            for at in range(0, dim, step):
+                a_sum = add_dots(kind, a_sum, a, dim, at, table, query)
+                b_sum = add_dots(kind, b_sum, b, dim, at, table, query)
+                c_sum = add_dots(kind, c_sum, c, dim, at, table, query)
+                d_sum = add_dots(kind, d_sum, d, dim, at, table, query)
+            store_dots(kind, raw, a_sum, b_sum, c_sum, d_sum)
+            rows += 32
+            raw += 16
+
+    return scattered_dots
 
 
 class BlockRows(Record):
@@ -440,8 +467,10 @@ def decode(kind: int) -> Any:
 
 _FUNCTIONS = {
     function.__name__: function
-    for function in (dots, lane_sums, float_dots, block_dots, float_block_dots, hamming, block_sums, unpack, decode)
-}
+    for function in (
+        dots, dots_at, lane_sums, float_dots, block_dots, float_block_dots, hamming, block_sums, unpack, decode,
+    )
+}  # fmt: skip
 
 
 @intrinsic

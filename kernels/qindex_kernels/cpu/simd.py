@@ -72,6 +72,7 @@ def _scalar_words(name, numba_type, llvm_type):
 
 peek_u8, _ = _scalar_words("u8", types.uint8, I8)
 peek_i8, poke_i8 = _scalar_words("i8", types.int8, I8)
+peek_i16, poke_i16 = _scalar_words("i16", types.int16, I16)
 peek_i32, poke_i32 = _scalar_words("i32", types.int32, I32)
 peek_i64, poke_i64 = _scalar_words("i64", types.int64, I64)
 peek_f32, poke_f32 = _scalar_words("f32", types.float32, F32)

@@ -1,0 +1,461 @@
+"""The best rows that a walk over a graph of neighbours meets: approximate, and fast.
+
+A walk keeps a beam of the `ef` best rows it has seen, by fast scores. It starts with the entries, and while a row of
+the beam is not expanded, it expands the WIDTH best such: it scores those of their neighbours that it has not seen, and
+lets the better ones into the beam. What is left in the end is ranked by exact scores, of finer rows if there are some.
+
+A fast score is of the int8 query where rows are integers under scales of the whole row, each step in float32:
+
+    score = ((sum * factor * block scale) + zero * (sum of the query * factor)) * scale + bias
+
+without those that rows have not, and else the exact score without the query's offset. So a walk is the same on every
+target and for any number of threads or queries in a call.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qindex_kernels.cpu.addresses import (
+    RowAddresses,
+    address,
+    addressed,
+    functions_for,
+    kind_of,
+    read_rows,
+    row_address,
+)
+from qindex_kernels.cpu.beam import KEYS, clear, insert, key_of, next_open, row_of, score_of
+from qindex_kernels.cpu.exact import decoded_stride, decoding, exact_score, scratch_bytes
+from qindex_kernels.cpu.heap import is_worse, replace_worst, sort_best_first
+from qindex_kernels.cpu.inner import INTEGER_KINDS, call, read_inner
+from qindex_kernels.cpu.queries import (
+    contiguous,
+    copy_query,
+    order,
+    order_masked,
+    quantize,
+    quantize_parts,
+    queries_for,
+    read_queries,
+    shift_of,
+)
+from qindex_kernels.cpu.record import INTEGER, Record, Room, reader
+from qindex_kernels.cpu.score_rows import ask_for
+from qindex_kernels.cpu.simd import (
+    add_i32,
+    as_f32,
+    at_least,
+    load_f32,
+    load_i32,
+    lowest_bit,
+    peek_f32,
+    peek_f64,
+    peek_i8,
+    peek_i16,
+    peek_i32,
+    peek_i64,
+    peek_u8,
+    poke_f32,
+    poke_i8,
+    poke_i16,
+    poke_i32,
+    poke_i64,
+    prefetch,
+    scaled,
+    splat_i32,
+    store_f32,
+    sum_f32,
+    times,
+)
+from qindex_kernels.cpu.sources import helper, inlined, kernel
+from qindex_kernels.cpu.unpack import SPAN, scales16
+from qindex_kernels.layout import Rows
+
+WIDTH = 2  # rows that are expanded at once: their neighbours' lines come from memory together
+AHEAD = 4  # rows that are asked for before they are ranked
+
+
+class Walk(Record):
+    """What a walk goes over, and the room that it needs."""
+
+    _fields_ = (
+        ("n", INTEGER),
+        ("degree", INTEGER),
+        ("neighbours", INTEGER),  # int32 (n, degree)
+        ("entries", INTEGER),  # int32 (n_entries,)
+        ("n_entries", INTEGER),
+        ("ef", INTEGER),  # in whole registers of keys
+        ("integers", INTEGER),  # whether fast scores are of the int8 query
+        ("seen", INTEGER),  # (n,) the epoch of the walk that last saw a row, one byte
+        ("epoch", INTEGER),
+        ("beam", INTEGER),
+        ("kept", INTEGER),  # another beam, of allowed rows, where not all are; else the same
+        ("allow", INTEGER),  # bool (n,), or 0
+        ("found", INTEGER),  # int64: rows that are to be scored
+        ("places", INTEGER),  # int64: their addresses
+        ("scores", INTEGER),  # float32, or int32 sums: theirs
+        ("part", INTEGER),  # int32: the sums of another part
+        ("scales", INTEGER),  # what goes with the rows that are scored
+        ("zeros", INTEGER),
+        ("scratch", INTEGER),  # for exact scores of the coarse rows
+        ("fine_scratch", INTEGER),
+        ("fine_query", INTEGER),  # float32, in whole registers
+        ("heap", INTEGER),  # int64 (k,)
+        ("m", INTEGER),
+        ("k", INTEGER),
+        ("ranked", INTEGER),  # of the best rows, so many are ranked; or, where k is 0, told
+        ("values", INTEGER),  # float32 (m, dim)
+        ("fine_values", INTEGER),
+        ("fine_offset", INTEGER),  # float64 (m,)
+        ("ids", INTEGER),  # int64 (n,)
+        ("best", INTEGER),  # int64 (m, k) ids; or, where k is 0, (m, ranked) rows: the result
+        ("best_scores", INTEGER),  # float32, likewise
+        ("hops", INTEGER),  # int64 (m,)
+        ("scored", INTEGER),  # int64 (m,)
+    )
+
+
+read_walk = reader(Walk)
+
+
+@kernel
+def walk_all(inner_at, rows_at, queries_at, fine_inner_at, fine_at, walk_at):
+    """Walk for each query, and rank what is found."""
+    inner, rows, queries = read_inner(inner_at), read_rows(rows_at), read_queries(queries_at)
+    fine_inner, fine, walk = read_inner(fine_inner_at), read_rows(fine_at), read_walk(walk_at)
+    dim, fine_dim = numbers_of(rows), numbers_of(fine)
+    for i in range(walk.m):
+        take(inner, rows, queries, walk, walk.values + 4 * dim * i)
+        walk_one(inner, rows, queries, walk, i)
+        if walk.k != 0:
+            copy_query(fine, walk.fine_values + 4 * fine_dim * i, walk.fine_query)
+            rank(fine_inner, fine, walk, i)
+        else:
+            tell(walk, i)
+
+
+@helper
+def numbers_of(rows):
+    """The dimensions of all parts."""
+    dim, following = rows.dim, rows.next
+    while following != 0:
+        part = read_rows(following)
+        dim += part.dim
+        following = part.next
+    return dim
+
+
+@helper
+def take(inner, rows, queries, walk, values):
+    """Take the numbers of a query, as `queries.prepare` and `order` do of many."""
+    if queries.padded == 0:
+        queries.values = values
+    else:
+        copy_query(rows, values, queries.values)
+    if walk.integers == 0:
+        return
+    if rows.next != 0:
+        quantize_parts(queries)
+    else:
+        quantize(queries)
+    order(queries)
+    order_masked(queries, inner)
+
+
+@helper
+def walk_one(inner, rows, queries, walk, i):
+    ef, beam = walk.ef, walk.beam
+    if walk.epoch == 255:
+        walk.epoch = 0
+        for row in range(walk.n):
+            poke_i8(walk.seen + row, np.int8(0))
+    walk.epoch += 1
+    clear(beam, ef)
+    if walk.allow != 0:
+        clear(walk.kept, ef)
+    hops, n = 0, look_around(walk, walk.entries, walk.n_entries, 0)
+    ask_for_codes(rows, walk, 0, n)
+    scored, at = n, 0
+    score_found(inner, rows, queries, walk, n)
+    offer_found(walk, n)
+    at = next_open(beam, ef, 0)
+    while at < ef:
+        n = 0
+        for _ in range(WIDTH):
+            key = peek_i64(beam + 8 * at)
+            poke_i64(beam + 8 * at, key | 1)
+            before = n
+            n = look_around(walk, walk.neighbours + 4 * walk.degree * row_of(key), walk.degree, n)
+            ask_for_codes(rows, walk, before, n)
+            hops += 1
+            at = next_open(beam, ef, at)
+            if at == ef:
+                break
+        following = peek_i64(beam + 8 * at) if at < ef else np.int64(-1)
+        scored += n
+        score_found(inner, rows, queries, walk, n)
+        if offer_found(walk, n) < following or following < 0:
+            at = 0
+        at = next_open(beam, ef, at)
+    poke_i64(walk.hops + 8 * i, np.int64(hops))
+    poke_i64(walk.scored + 8 * i, np.int64(scored))
+
+
+@inlined
+def look_around(walk, at, count, n):
+    """Note those of `count` rows at an address that were not seen, behind the `n` noted before; how many there are."""
+    epoch, seen, found, last = np.uint8(walk.epoch), walk.seen, walk.found, walk.n - 1
+    for here in range(at, at + 4 * count, 4):
+        # Nothing says that numbers are in range: a file has them, or another thread is adding rows.
+        row = min(np.int64(peek_i32(here)) & 0xFFFFFFFF, last)
+        new = peek_u8(seen + row) != epoch
+        poke_i8(seen + row, np.int8(epoch))
+        poke_i64(found + 8 * n, row)
+        n += new  # no branch: which rows are new, no processor foresees
+    return n
+
+
+@inlined
+def ask_for_codes(rows, walk, first, n):
+    """Prefetch the codes of rows noted, and note where they lie."""
+    for j in range(first, n):
+        place = row_address(rows, peek_i64(walk.found + 8 * j))
+        poke_i64(walk.places + 8 * j, place)
+        for line in range(place, place + rows.row_bytes + 63, 64):
+            prefetch(line)
+
+
+@helper
+def score_found(inner, rows, queries, walk, n):
+    """The fast scores of the rows noted; -inf behind the last, up to a whole register."""
+    if walk.integers == 0:
+        for j in range(n):
+            row = peek_i64(walk.found + 8 * j)
+            poke_f32(walk.scores + 4 * j, exact_score(inner, queries.values, 0.0, rows, row, walk.scratch))
+    elif n > 0:
+        for j in range(n, (n + 3) // 4 * 4):
+            poke_i64(walk.places + 8 * j, peek_i64(walk.places))
+        call(inner.dots_at, (queries.codes, walk.places, rows.dim, n, rows.table, walk.scores))
+        if rows.next != 0:
+            add_parts(rows, queries.codes, walk, n)
+        finish_scores(inner, rows, queries, walk, n)
+    for j in range(n, (n + 15) // 16 * 16):
+        poke_f32(walk.scores + 4 * j, np.float32(-np.inf))
+
+
+@helper
+def add_parts(rows, query, walk, n):
+    """Add the integer sums of the parts behind the first."""
+    following = rows.next
+    while following != 0:
+        part = read_rows(following)
+        for j in range((n + 3) // 4 * 4):
+            poke_i64(walk.places + 8 * j, row_address(part, peek_i64(walk.found + 8 * min(j, n - 1))))
+        call(
+            read_inner(part.scanning).dots_at,
+            (query + part.start, walk.places, part.dim, n, part.table, walk.part),
+        )
+        for j in range(0, 4 * n, 4):
+            poke_i32(walk.scores + j, peek_i32(walk.scores + j) + peek_i32(walk.part + j))
+        following = part.next
+
+
+@helper
+def finish_scores(inner, rows, queries, walk, n):
+    """From sums to scores, in their place."""
+    factor = np.float32(rows.integer_unit) * peek_f32(queries.steps)
+    shift = shift_of(inner, rows, queries, 0, 0, True)
+    total = np.float32(peek_i32(queries.totals)) * factor
+    if rows.common != 0:
+        factor *= np.float32(rows.common)
+    if rows.fine != 0:
+        collect(walk, n, rows.fine, rows.fine_tail, rows.tail_start, rows.fine_row, rows.fine_bytes, walk.scales)
+    if rows.zero != 0:
+        collect(walk, n, rows.zero, rows.zero_tail, rows.tail_start, rows.zero_row, rows.zero_bytes, walk.zeros)
+    for j in range(0, n, 16):
+        at = walk.scores + 4 * j
+        score = scaled(as_f32(add_i32(load_i32(at), splat_i32(shift))), factor)
+        if rows.fine != 0:
+            score = times(score, scales16(rows.fine_kind, walk.scales + j * rows.fine_bytes))
+        if rows.zero != 0:
+            score = sum_f32(score, scaled(scales16(rows.zero_kind, walk.zeros + j * rows.zero_bytes), total))
+        store_f32(at, score)
+    if rows.scale != 0:
+        collect(walk, n, rows.scale, rows.scale, rows.n, 4, 4, walk.scales)
+        for at in range(0, 4 * n, 64):
+            store_f32(walk.scores + at, times(load_f32(walk.scores + at), load_f32(walk.scales + at)))
+    if rows.bias != 0:
+        collect(walk, n, rows.bias, rows.bias, rows.n, 4, 4, walk.scales)
+        for at in range(0, 4 * n, 64):
+            store_f32(walk.scores + at, sum_f32(load_f32(walk.scores + at), load_f32(walk.scales + at)))
+
+
+@helper
+def collect(walk, n, numbers, tail, tail_start, row_stride, size, out):
+    """Copy the numbers of `size` bytes that the rows noted have at an address, side by side."""
+    for j in range(n):
+        row = peek_i64(walk.found + 8 * j)
+        at = (numbers if row < tail_start else tail) + row * row_stride
+        if size == 2:
+            poke_i16(out + 2 * j, peek_i16(at))
+        elif size == 4:
+            poke_i32(out + 4 * j, peek_i32(at))
+        else:
+            poke_i8(out + j, peek_i8(at))
+
+
+@helper
+def offer_found(walk, n):
+    """Let those of the rows noted into the beams that are good enough; the smallest key that came into the first."""
+    if walk.allow != 0:
+        for j in range(n):
+            row = peek_i64(walk.found + 8 * j)
+            if peek_u8(walk.allow + row) != 0:
+                key = key_of(peek_f32(walk.scores + 4 * j), row)
+                if key < peek_i64(walk.kept + 8 * (walk.ef - 1)):
+                    insert(walk.kept, walk.ef, key)
+    beam, last_at = walk.beam, walk.beam + 8 * (walk.ef - 1)
+    last = peek_i64(last_at)
+    smallest, needed = last, score_of(last)
+    for group in range(0, n, 16):
+        good = at_least(walk.scores + 4 * group, needed)
+        while good != 0:
+            j = group + lowest_bit(good)
+            good &= good - 1
+            row = peek_i64(walk.found + 8 * j)
+            key = key_of(peek_f32(walk.scores + 4 * j), row)
+            if j >= n or key >= last:
+                continue
+            insert(beam, walk.ef, key)
+            last, smallest = peek_i64(last_at), min(smallest, key)
+            list_at = walk.neighbours + 4 * walk.degree * row
+            for line in range(list_at, list_at + 4 * walk.degree + 63, 64):
+                prefetch(line)
+        needed = score_of(last)
+    return smallest
+
+
+@helper
+def rank(inner, rows, walk, i):
+    """The k best of the best rows, by exact scores, with their ids."""
+    k, ids = walk.k, walk.ids
+    scores, kept, offset = walk.best_scores + 4 * k * i, walk.heap, peek_f64(walk.fine_offset + 8 * i)
+    for j in range(k):
+        poke_f32(scores + 4 * j, np.float32(-np.inf))
+        poke_i64(kept + 8 * j, np.int64(-1))
+    n = found_rows(walk)
+    for j in range(min(AHEAD, n)):
+        ask_for(rows, row_of(peek_i64(walk.kept + 8 * j)))
+    for j in range(n):
+        if j + AHEAD < n:
+            ask_for(rows, row_of(peek_i64(walk.kept + 8 * (j + AHEAD))))
+        row = row_of(peek_i64(walk.kept + 8 * j))
+        score = exact_score(inner, walk.fine_query, offset, rows, row, walk.fine_scratch)
+        if is_worse(peek_f32(scores), peek_i64(kept), score, row, ids):
+            replace_worst(scores, kept, k, score, row, ids)
+    sort_best_first(scores, kept, k, ids)
+    for j in range(k):
+        row = peek_i64(kept + 8 * j)
+        poke_i64(walk.best + 8 * (k * i + j), peek_i64(ids + 8 * row) if row >= 0 else np.int64(-1))
+
+
+@helper
+def found_rows(walk):
+    """How many rows there are to rank."""
+    n = 0
+    while n < walk.ranked and score_of(peek_i64(walk.kept + 8 * n)) > np.float32(-np.inf):
+        n += 1
+    return n
+
+
+@helper
+def tell(walk, i):
+    """The best rows and their fast scores as they are."""
+    n = found_rows(walk)
+    for j in range(walk.ranked):
+        at, key = walk.ranked * i + j, peek_i64(walk.kept + 8 * j)
+        poke_i64(walk.best + 8 * at, row_of(key) if j < n else np.int64(-1))
+        poke_f32(walk.best_scores + 4 * at, score_of(key))
+
+
+class _Room:
+    """What one walk at a time needs; it does not keep the rows alive."""
+
+    def __init__(self, rows: Rows, fine: Rows, size: int, degree: int, k: int) -> None:
+        found, finer = addressed(rows), addressed(fine)
+        self.size, self.degree, self.k, self.fine = size, degree, k, finer
+        integers = takes_integers(rows, found)
+        names = ("dots_at",) if integers else ()
+        self.functions = functions_for(rows, *names, *decoding(found), scanning=True)
+        self.fine_functions = functions_for(fine, *decoding(finer))
+        self.queries = queries_for(found, 1, self.functions.step)
+        noted = degree + 64
+        self.room = Room(
+            found.n, 64 + 8 * size, 64 + 8 * size, 8 * noted, 8 * noted, *[4 * noted] * 4, scratch_bytes(found),
+            scratch_bytes(finer), decoded_stride(finer.extent), 8 * k,
+        )  # fmt: skip
+        seen, beam, kept, noted_rows, places, scores, part, *others = self.room.pieces
+        scales, zeros, scratch, fine_scratch, fine_query, heap = others
+        self.beams = beam + 64, kept + 64
+        self.walk = Walk(
+            n=found.n, integers=integers, seen=seen, beam=beam + 64, found=noted_rows, places=places, scores=scores,
+            part=part, scales=scales, zeros=zeros, scratch=scratch, fine_scratch=fine_scratch, fine_query=fine_query,
+            heap=heap,
+        )  # fmt: skip
+        self.known = (
+            self.functions.address, found.address, self.queries.address, self.fine_functions.address, finer.address,
+            self.walk.address,
+        )  # fmt: skip
+
+    def fits(self, fine: RowAddresses, size: int, degree: int, k: int) -> bool:
+        return self.fine is fine and self.size >= size and self.degree >= degree and self.k >= k
+
+
+def takes_integers(rows: Rows, found: RowAddresses) -> bool:
+    """Whether fast scores are of the int8 query."""
+    own_tables = found.table_row or found.table_block
+    by_row = not rows.block or (found.blocks == 1 and (not found.coarse or found.common))
+    kinds = {kind_of(rows), *(part.inner.kind for part in found.more)}
+    return bool(kinds <= INTEGER_KINDS and not kinds & SPAN.keys() and by_row and not own_tables)
+
+
+def walk(
+    rows: Rows,
+    values: NDArray[np.float32],
+    fine: Rows,
+    fine_values: NDArray[np.float32],
+    fine_offset: NDArray[np.float64],
+    neighbours: NDArray[np.int32],
+    entries: NDArray[np.int32],
+    ids: NDArray[np.int64],
+    allow: NDArray[np.bool_] | None,
+    k: int,
+    ef: int,
+    ranked: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """As `reference.walk`, to the bit."""
+    m, degree, size = len(values), neighbours.shape[1], -(-ef // KEYS) * KEYS
+    found, finer = addressed(rows), addressed(fine)
+    noted = max(WIDTH * degree, len(entries))
+    spare = found.walks
+    try:
+        room = spare.pop()  # a list is safe between threads
+    except IndexError:
+        room = None
+    if room is None or not room.fits(finer, size, noted, k):
+        room = _Room(rows, fine, max(size, 256), noted, max(k, 100))
+    walk = room.walk
+    width = k or ranked
+    best, scores, work = np.empty((m, width), np.int64), np.empty((m, width), np.float32), np.empty((2, m), np.int64)
+    values, fine_values, fine_offset = contiguous(values), contiguous(fine_values), contiguous(fine_offset)
+    walk.neighbours, walk.degree = address(neighbours), degree
+    walk.entries, walk.n_entries, walk.ids, walk.allow = address(entries), len(entries), address(ids), address(allow)
+    walk.m, walk.k, walk.ef, walk.ranked = m, k, size, min(ranked, size)
+    walk.kept = room.beams[allow is not None]
+    walk.values, walk.fine_values, walk.fine_offset = address(values), address(fine_values), address(fine_offset)
+    walk.best, walk.best_scores = address(best), address(scores)
+    walk.hops = address(work)
+    walk.scored = walk.hops + 8 * m
+    walk_all(*room.known)
+    spare.append(room)
+    return best, scores, work[0], work[1]

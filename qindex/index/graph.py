@@ -1,0 +1,357 @@
+"""GraphIndex: a walk over a graph of neighbours scores a few hundred rows of many."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qindex import io, kernels
+from qindex.index import rescore
+from qindex.index.allow import Allow
+from qindex.index.base import StoredIndex
+from qindex.index.growable import Growable
+from qindex.index.ids import as_count, as_integers, held_ids, new_ids
+from qindex.index.linking import Graph, Space, decoded, entry_rows, insert, shortened, without
+from qindex.index.metric import Metric
+from qindex.index.stored import REMOVED, Growing, Stored
+from qindex.quantize import Int4, Int8
+from qindex.types import Matches, Quantizer, Vectors, as_vectors
+
+DEFAULT_DEGREE, DEFAULT_EF_CONSTRUCTION, DEFAULT_EF = 32, 100, 64
+MAX_DEGREE, MAX_ROWS = 512, (1 << 31) - 2
+
+# What a search of filtered rows costs, measured on 384 dimensions in microseconds: one more row in the beam of a walk,
+# one row scanned, and one row copied to be scanned, which happens once for all queries of a call.
+_WALK_US, _SCAN_US, _COPY_US = 0.6, 0.01, 0.06
+_COPIED_SHARE = 0.1  # below this share of allowed rows, the others are not scanned
+
+
+class Steps(NamedTuple):
+    """What a search did, for each query."""
+
+    hops: NDArray[np.int64]  # (m,) rows whose neighbours were looked at
+    scored: NDArray[np.int64]  # (m,) rows whose codes were scored
+    rescored: NDArray[np.int64]  # (m,) rows that were ranked, by the finer codes where there are some
+
+
+@dataclass(frozen=True, eq=False)
+class GraphState:
+    """Stored rows and the graph over all of them, also over those that were removed."""
+
+    stored: Stored
+    neighbours: NDArray[np.int32]  # (n, degree); what is no row, or the row itself, stands for none
+    entries: NDArray[np.int32]
+    ef_construction: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.stored, Stored):
+            raise ValueError(f"a GraphIndex holds stored rows, got {self.stored!r}")
+        n, lists, entries = len(self.stored), self.neighbours, self.entries
+        # Numbers out of range do no harm: a walk takes the last row for them.
+        if (
+            lists.dtype != np.int32
+            or lists.ndim != 2
+            or len(lists) != n
+            or not 1 <= lists.shape[1] <= MAX_DEGREE
+            or not lists.flags.c_contiguous
+        ):
+            raise ValueError(
+                f"neighbours must be C-contiguous int32 ({n}, degree of 1 to {MAX_DEGREE}), got {lists.dtype} "
+                f"{lists.shape}"
+            )
+        if entries.dtype != np.int32 or entries.ndim != 1 or not 1 <= len(entries) + (n == 0) <= MAX_DEGREE:
+            raise ValueError(f"entries must be int32, 1 to {MAX_DEGREE} of them, got {entries.dtype} {entries.shape}")
+        if not isinstance(self.ef_construction, int) or self.ef_construction < 1:
+            raise ValueError(f"ef_construction must be a positive integer, got {self.ef_construction!r}")
+
+    @property
+    def degree(self) -> int:
+        return int(self.neighbours.shape[1])
+
+    @property
+    def graph(self) -> Graph:
+        return Graph(self.neighbours, self.entries)
+
+
+class GraphIndex(StoredIndex):
+    """Quantized vectors under int64 ids, found by a walk over a graph of neighbours: approximate, and fast.
+
+    A walk goes by the codes of `quantizer`; what it finds is ranked by exact scores, of the codes of `rescore` where
+    there are some. Searching from many threads is safe, also while another thread changes the index.
+    """
+
+    _state: GraphState
+    _growing: _Growing | None = None
+
+    @property
+    def _stored(self) -> Stored:
+        return self._state.stored
+
+    # --- making one -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build(
+        cls,
+        vectors: ArrayLike,
+        quantizer: Quantizer | None = None,
+        *,
+        ids: ArrayLike | None = None,
+        rescore: Quantizer | None = None,
+        metric: Metric = "ip",
+        degree: int = DEFAULT_DEGREE,
+        ef_construction: int = DEFAULT_EF_CONSTRUCTION,
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> GraphIndex:
+        """An index of (n, dim) floats.
+
+        `quantizer` and `rescore` are fitted to the vectors unless they are fitted already; where neither is given,
+        they are `Int4()` and `Int8()`. A row has up to `degree` neighbours, 4 bytes each, chosen among the
+        `ef_construction` rows that a walk finds for it: more take longer to build, and a search finds more. `seed`
+        orders the insertions. `progress=None` shows a bar on a terminal.
+        """
+        degree, ef = as_count(degree, "degree"), as_count(ef_construction, "ef_construction")
+        if degree > MAX_DEGREE:
+            raise ValueError(f"degree must be at most {MAX_DEGREE}, got {degree}")
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise ValueError(f"seed must be an integer from 0 on, got {seed!r}")
+        if quantizer is None and rescore is None:
+            quantizer, rescore = Int4(), Int8()
+        rows = as_vectors(vectors, nonempty=True)
+        if len(rows) > MAX_ROWS:
+            raise ValueError(f"vectors must be at most {MAX_ROWS} rows, got {len(rows)}")
+        stored = Stored.of(rows, quantizer, ids=ids, rescore=rescore, metric=metric)
+        everything = np.arange(len(rows))
+        entries = entry_rows(stored, lambda some: rows[some], everything, seed)
+        others = np.random.default_rng(seed).permutation(np.setdiff1d(everything, entries))
+        lists = np.repeat(everything.astype(np.int32)[:, None], degree * 3 // 2, axis=1)
+        space, graph = Space.of(stored), Graph(lists, entries)
+        insert(stored, space, lambda some: rows[some], np.concatenate([entries, others]), graph, degree, ef, progress)
+        return cls(GraphState(stored, shortened(space, lists, degree), entries, ef))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes, scales, offsets, ids and the graph."""
+        state = self._state
+        return state.stored.nbytes + state.neighbours.nbytes + state.entries.nbytes
+
+    @property
+    def degree(self) -> int:
+        """Neighbours that a row has at most."""
+        return self._state.degree
+
+    # --- asking -----------------------------------------------------------------------------------------------------
+
+    @overload
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        ef: int | None = None,
+        allow: Allow | None = None,
+        oversample: int | None = None,
+        explain: Literal[False] = False,
+    ) -> Matches: ...
+
+    @overload
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        ef: int | None = None,
+        allow: Allow | None = None,
+        oversample: int | None = None,
+        explain: Literal[True],
+    ) -> tuple[Matches, Steps]: ...
+
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        ef: int | None = None,
+        allow: Allow | None = None,
+        oversample: int | None = None,
+        explain: bool = False,
+    ) -> Matches | tuple[Matches, Steps]:
+        """About the k best rows for each of (m, dim) float queries: ids and scores (m, k), best first.
+
+        `ef` (default 64, or 2 * k if that is more), at least k, is how many rows a walk keeps: more take longer and
+        find more. Of these, the best `oversample * k` are ranked by exact scores (default: all; only with `rescore`).
+
+        `allow` restricts the answer: a boolean mask aligned with `ids`, an array of ids, or a list of m such, one for
+        each query. The walk then keeps more rows, as many times as rows are more than those allowed; where a scan of
+        those allowed costs less, they are scanned.
+
+        With `explain`, what the search did comes with the matches.
+        """
+        state = self._state
+        values = as_vectors(queries, "queries", state.stored.dim)
+        k = as_count(k, "k")
+        ef = max(DEFAULT_EF, 2 * k) if ef is None else as_count(ef, "ef")
+        if ef < k:
+            raise ValueError(f"ef must be at least k, got ef={ef} and k={k}: a walk keeps the ef best rows it has seen")
+        if oversample is not None and state.stored.rescore is None:
+            raise ValueError("oversample needs an index built with rescore=...; this one has a single quantizer")
+        most = ef if oversample is None else as_count(oversample, "oversample") * k
+        masks = state.stored.masks(allow, len(values))
+        if len(masks) == 1:
+            found, steps = _find(state, values, k, ef, most, masks[0])
+        else:
+            each = [_find(state, values[i : i + 1], k, ef, most, mask) for i, mask in enumerate(masks)]
+            found = Matches(*(np.concatenate(arrays) for arrays in zip(*(one for one, _steps in each), strict=True)))
+            steps = Steps(*(np.concatenate(arrays) for arrays in zip(*(one for _found, one in each), strict=True)))
+        return (found, steps) if explain else found
+
+    # --- changing ---------------------------------------------------------------------------------------------------
+
+    def add(self, vectors: ArrayLike, ids: ArrayLike | None = None) -> NDArray[np.int64]:
+        """Add (n, dim) floats and return their ids: those given, else the next ones never used before."""
+        with self._lock:
+            stored = self._state.stored
+            rows = as_vectors(vectors, dim=stored.dim)
+            added = new_ids(ids, len(rows), stored.next_id, stored.held)
+            self._append(rows, added, stored.ids)
+            return added
+
+    def remove(self, ids: ArrayLike) -> None:
+        """Remove rows. ValueError if an id is not held; nothing changes then.
+
+        Walks still pass through them, until `compact` gives their space back; it is called when they are more than
+        half of all.
+        """
+        with self._lock:
+            stored = self._state.stored
+            gone = held_ids(ids, stored.held)
+            if len(gone):
+                self._rename(np.where(np.isin(stored.ids, gone), REMOVED, stored.ids))
+                self._compact_if(2 * len(self._state.stored.held) < len(stored))
+
+    def update(self, vectors: ArrayLike, ids: ArrayLike) -> None:
+        """Put (n, dim) floats in the place of the rows that have these ids. Nothing changes if one is not held."""
+        with self._lock:
+            stored = self._state.stored
+            rows = as_vectors(vectors, dim=stored.dim)
+            given = as_integers(ids)
+            changed = new_ids(given, len(rows), stored.next_id, np.empty(0, np.int64))
+            held_ids(given, stored.held)
+            if len(rows):
+                self._append(rows, changed, np.where(np.isin(stored.ids, changed), REMOVED, stored.ids))
+                self._compact_if(2 * len(self._state.stored.held) < len(self._state.stored))
+
+    def compact(self) -> None:
+        """Give back the space of removed rows. Rows that had them as neighbours get others, found through them."""
+        with self._lock:
+            self._compact_if(True)
+
+    def _append(self, vectors: Vectors, added: NDArray[np.int64], ids: NDArray[np.int64]) -> None:
+        """Add rows, once those there are have the ids given."""
+        if not len(vectors):
+            return
+        state = self._state
+        if len(state.stored) + len(vectors) > MAX_ROWS:
+            raise ValueError(f"vectors must not make the index longer than {MAX_ROWS} rows: it has {len(state.stored)}")
+        codes, fine = state.stored.coded(vectors)
+        # Forgotten until all has grown: if memory runs out on the way, the next add starts afresh.
+        growing, self._growing = self._growing or _Growing(state), None
+        growing.rows.rename(ids)
+        stored = growing.rows.append(codes, fine, added)
+        self._state = growing.linked(stored, state, vectors)
+        self._growing = growing
+
+    def _rename(self, ids: NDArray[np.int64]) -> None:
+        state = self._state
+        self._state = dataclasses.replace(state, stored=dataclasses.replace(state.stored, ids=ids))
+        if self._growing is not None:
+            self._growing.rows.rename(ids)
+
+    def _compact_if(self, wanted: bool) -> None:
+        state = self._state
+        gone = state.stored.ids == REMOVED
+        if not wanted or not gone.any():
+            return
+        lists = without(Space.of(state.stored), state.neighbours, gone)
+        stored = state.stored.rows(~gone)
+        entries = np.empty(0, np.int32)
+        if len(stored):
+            entries = entry_rows(stored, decoded(stored), np.arange(len(stored)), seed=0)
+        self._state, self._growing = GraphState(stored, lists, entries, state.ef_construction), None
+
+
+class _Growing:
+    """Stored rows, their graph and what it is made by, with room for more."""
+
+    def __init__(self, state: GraphState) -> None:
+        self.rows, self.space = Growing(state.stored), Space.of(state.stored)
+        self._lists = Growable(state.neighbours)
+
+    def linked(self, stored: Stored, before: GraphState, vectors: Vectors) -> GraphState:
+        """The state with rows at the end, whose vectors are given, linked into the graph.
+
+        Lists of older rows change in place: a search that goes on in another thread passes over rows it does not have.
+        """
+        n, old = len(stored), len(before.stored)
+        self.space.grow(stored)
+        new = np.arange(old, n)
+        lists = self._lists.append(np.repeat(new.astype(np.int32)[:, None], before.degree, axis=1))
+        entries = before.entries if old else entry_rows(stored, lambda some: vectors[some - old], new, seed=0)
+        order = new if old else np.concatenate([entries, np.setdiff1d(new, entries)])
+        graph = Graph(lists, entries)
+        insert(
+            stored, self.space, lambda some: vectors[some - old], order, graph, before.degree, before.ef_construction
+        )
+        return GraphState(stored, lists, entries, before.ef_construction)
+
+
+def _find(
+    state: GraphState, queries: Vectors, k: int, ef: int, most: int, mask: NDArray[np.bool_] | None
+) -> tuple[Matches, Steps]:
+    stored, m = state.stored, len(queries)
+    allowed = len(stored) if mask is None else int(np.count_nonzero(mask))
+    if allowed == 0:
+        none = np.zeros(m, np.int64)
+        return Matches(np.full((m, k), -1, np.int64), np.full((m, k), -np.inf, np.float32)), Steps(none, none, none)
+    if mask is not None:
+        wider = min(-(-ef * len(stored) // allowed), len(stored))
+        scanned = allowed if allowed < _COPIED_SHARE * len(stored) else len(stored)
+        copied = allowed if scanned < len(stored) else 0
+        if _SCAN_US * scanned + _COPY_US * copied / max(m, 1) < _WALK_US * wider:
+            return _scan(stored, queries, k, most, mask)
+        most, ef = min(most, ef), wider
+    prepared = stored.coder.prepare(queries)
+    fine = None if stored.rescore is None else (stored.fine.prepare(queries, prepared), stored.fine_rows)
+    ranked = min(most, ef)
+    found, hops, scored = kernels.walk(
+        prepared, stored.codes, fine, state.graph, k, ef=ef, ranked=ranked, ids=stored.ids, allow=mask
+    )
+    steps = Steps(hops, scored, np.minimum(scored, ranked))
+    missed = np.flatnonzero(found.ids[:, min(k, allowed) - 1] < 0)
+    if len(missed):  # the walk saw too few of the rows allowed, as where many rows are equal
+        again, more = _scan(stored, queries[missed], k, most, mask)
+        found.ids[missed], found.scores[missed] = again
+        for total, added in zip(steps, more, strict=True):
+            total[missed] += added
+    return found, steps
+
+
+def _scan(stored: Stored, queries: Vectors, k: int, most: int, mask: NDArray[np.bool_] | None) -> tuple[Matches, Steps]:
+    """The best of all rows allowed."""
+    m = len(queries)
+    scored = np.full(m, len(stored) if mask is None else np.count_nonzero(mask))
+    if stored.rescore is None:
+        found = kernels.topk(stored.coder.prepare(queries), stored.codes, k, ids=stored.ids, allow=mask)
+        rescored = np.zeros(m, np.int64)
+    else:
+        stages = rescore.Search(stored.codes, stored.fine, stored.fine_rows, stored.ids, mask)
+        found, rescored = stages.best(queries, k, -(-most // k))
+    found = Matches(np.where(found.ids >= 0, stored.ids[found.ids], -1), found.scores)
+    return found, Steps(np.zeros(m, np.int64), scored, rescored)
+
+
+io.register("GraphIndex", opener=GraphIndex)(GraphState)
