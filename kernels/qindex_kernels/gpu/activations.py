@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 from qindex_kernels import reference
+from qindex_kernels.gpu.launch import launch, ready
 
 SMALLEST_NORMAL = tl.constexpr(reference.SMALLEST_NORMAL.item())
 MAX_WIDTH = 4096  # numbers that a program holds at once
@@ -74,20 +75,22 @@ def quantized(x: torch.Tensor, block: int = 0) -> tuple[torch.Tensor, torch.Tens
     steps = torch.empty((m, groups), dtype=torch.float32, device=x.device)
     width = min(MAX_WIDTH, power_of_two(min(size, dim)))
     with torch.cuda.device_of(x):
-        _quantize_kernel[(m * groups,)](
-            x, codes, steps, dim, size, WIDTH=width, num_warps=max(1, min(8, width // 256)), enable_fp_fusion=False
-        )
+        launch(
+            ready(x.device, dim, size), _quantize_kernel, m * groups, (x, codes, steps, dim, size), (width,),
+            num_warps=max(1, min(8, width // 256)), enable_fp_fusion=False,
+        )  # fmt: skip
     return codes, steps
 
 
-@triton.jit
-def _split_kernel(x, parts, size, WIDTH: tl.constexpr):
+@triton.jit(do_not_specialize=["m"])
+def _split_kernel(x, parts, m, dim, WIDTH: tl.constexpr):
     """A program splits WIDTH numbers."""
+    size = m.to(tl.int64) * dim
     at = tl.program_id(0).to(tl.int64) * WIDTH + tl.arange(0, WIDTH)
     high, middle, low = bfloat16_parts(tl.load(x + at, mask=at < size, other=0))
     tl.store(parts + at, high, mask=at < size)
     tl.store(parts + size + at, middle, mask=at < size)
-    tl.store(parts + 2 * size.to(tl.int64) + at, low, mask=at < size)
+    tl.store(parts + 2 * size + at, low, mask=at < size)
 
 
 def split(x: torch.Tensor) -> torch.Tensor:
@@ -95,5 +98,8 @@ def split(x: torch.Tensor) -> torch.Tensor:
     m, dim = x.shape
     parts = torch.empty((3 * m, dim), dtype=torch.bfloat16, device=x.device)
     with torch.cuda.device_of(x):
-        _split_kernel[(-(-m * dim // 1024),)](x, parts, m * dim, WIDTH=1024, enable_fp_fusion=False)
+        launch(
+            ready(x.device, dim), _split_kernel, -(-m * dim // 1024), (x, parts, m, dim), (1024,),
+            enable_fp_fusion=False,
+        )  # fmt: skip
     return parts

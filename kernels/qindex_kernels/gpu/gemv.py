@@ -10,7 +10,9 @@ import torch
 import triton
 import triton.language as tl
 
+from qindex_kernels.gpu.activations import power_of_two
 from qindex_kernels.gpu.dots import dots_of_few
+from qindex_kernels.gpu.launch import launch
 from qindex_kernels.gpu.rows import DeviceRows
 
 MAX_ACTIVATIONS = 8  # more are faster in the tiles of `matmul`
@@ -38,8 +40,8 @@ def gemv(rows: DeviceRows, x: torch.Tensor) -> torch.Tensor:
     m, n = x.shape[0], rows.n
     result = torch.empty((m, n), dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
-        _gemv_kernel[(-(-n // ROWS),)](
-            rows.pointers, x, m, result,
-            FORM=rows.form, N=ROWS, M=1 << (m - 1).bit_length(), WIDTH=WIDTH, num_warps=4, enable_fp_fusion=False,
+        launch(
+            rows.compiled, _gemv_kernel, -(-n // ROWS), (rows.pointers, x, m, result),
+            (rows.form, ROWS, power_of_two(m), WIDTH), num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
     return result

@@ -20,6 +20,7 @@ from qindex_kernels.gpu.activations import power_of_two, quantized, split
 from qindex_kernels.gpu.decode import block_scales, block_zeros
 from qindex_kernels.gpu.dots import integer_dots, level_dots, load_queries
 from qindex_kernels.gpu.gemv import MAX_ACTIVATIONS, gemv
+from qindex_kernels.gpu.launch import launch
 from qindex_kernels.gpu.rows import DeviceRows
 
 # (most activations, rows in a tile, activations in a tile, dimensions at a time); compiled for the first line with
@@ -129,9 +130,9 @@ def matmul(rows: DeviceRows, x: torch.Tensor) -> torch.Tensor:
     tile_n, tile_m, most = next(one[1:] for one in FLOAT_TILES if m <= one[0])
     span, width = (most, most) if rows.block % most == 0 else (rows.block, min(most, power_of_two(rows.block)))
     with torch.cuda.device_of(x):
-        _matmul_kernel[(-(-n // tile_n) * -(-m // tile_m),)](
-            rows.pointers, parts, m, result,
-            FORM=rows.form, SPAN=span, N=tile_n, M=tile_m, WIDTH=width, num_warps=4, enable_fp_fusion=False,
+        launch(
+            rows.compiled, _matmul_kernel, -(-n // tile_n) * -(-m // tile_m), (rows.pointers, parts, m, result),
+            (rows.form, span, tile_n, tile_m, width), num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
     return result
 
@@ -146,9 +147,9 @@ def matmul_int8(rows: DeviceRows, x: torch.Tensor, x_block: int) -> torch.Tensor
     tile_n, tile_m, most = next(one[1:] for one in INTEGER_TILES if m <= one[0])
     width = min(most, max(32, power_of_two(rows.block or most)))
     with torch.cuda.device_of(x):
-        _matmul_int8_kernel[(-(-n // tile_n) * -(-m // tile_m),)](
-            rows.of_integers.pointers, fast, steps, m, result,
-            FORM=rows.form, BLOCK_STEPS=x_block > 0, N=tile_n, M=tile_m, WIDTH=width, num_warps=4, num_stages=4,
-            enable_fp_fusion=False,
+        launch(
+            rows.compiled, _matmul_int8_kernel, -(-n // tile_n) * -(-m // tile_m),
+            (rows.of_integers.pointers, fast, steps, m, result),
+            (rows.form, x_block > 0, tile_n, tile_m, width), num_warps=4, num_stages=4, enable_fp_fusion=False,
         )  # fmt: skip
     return result

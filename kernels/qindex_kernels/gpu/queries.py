@@ -9,6 +9,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 
 from qindex_kernels.gpu.activations import SMALLEST_NORMAL, int8_codes, magnitude_bits, power_of_two, step_of
+from qindex_kernels.gpu.launch import launch
 from qindex_kernels.gpu.rows import DECODERS, DeviceRows, moved
 
 
@@ -118,8 +119,8 @@ def prepared(
     if way == "int8":
         step = torch.empty(m, dtype=torch.float32, device=there.device)
     width = min(1024, power_of_two(dim))
-    _prepare_kernel[(m,)](
-        values, columns, numbers[4:], numbers, fast, step, margin, dim,
-        WIDTH=width, num_warps=max(1, width // 256), enable_fp_fusion=False,
+    launch(
+        rows.compiled, _prepare_kernel, m, (values, columns, numbers[4:], numbers, fast, step, margin, dim), (width,),
+        num_warps=max(1, width // 256), enable_fp_fusion=False,
     )  # fmt: skip
     return DeviceQueries(values, numbers[4:], margin, values if fast is None else fast, step)

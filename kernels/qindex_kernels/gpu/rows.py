@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from qindex_kernels import reference
+from qindex_kernels.gpu.launch import Ready, ready, signature
 from qindex_kernels.layout import Level, Rows
 
 
@@ -133,6 +134,12 @@ class DeviceRows:
             size1=0 if coarser is None else coarser.size,
             zero="" if self.zero is None else self.zero.kind,
         )
+
+    @cached_property
+    def compiled(self) -> Ready:
+        """Launches that take such rows."""
+        numbers = [(one == 1, one % 16 == 0, one >> 31) for one in self.pointers if isinstance(one, int)]
+        return ready(self.data.device, self.dim, self.form, *numbers, *map(signature, self.pointers))
 
     @cached_property
     def of_integers(self) -> DeviceRows:

@@ -20,6 +20,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 
 from qindex_kernels.gpu.dots import dots_of_few, integer_dots, rounded_dots
+from qindex_kernels.gpu.launch import launch
 from qindex_kernels.gpu.queries import DeviceQueries, prepared, takes_integers
 from qindex_kernels.gpu.rows import DeviceRows, moved
 from qindex_kernels.gpu.score_rows import exact_scores
@@ -231,9 +232,10 @@ def best_of_blocks(rows: DeviceRows, queries: DeviceQueries, allow: torch.Tensor
     tile_n, tile_m, width = SINGLE if m == 1 else next(one[1:] for one in tiles if m <= one[0])
     blocks = -(-n // ROWS_IN_BLOCK)
     best = torch.empty((m, blocks), dtype=torch.float32, device=queries.fast.device)
-    _best_kernel[(-(-m // tile_m) * -(-n // tile_n),)](
-        rows.pointers, queries.fast, queries.step, m, blocks, allow, best,
-        FORM=rows.form, N=tile_n, B=ROWS_IN_BLOCK, M=tile_m, WIDTH=width, num_warps=4, enable_fp_fusion=False,
+    launch(
+        rows.compiled, _best_kernel, -(-m // tile_m) * -(-n // tile_n),
+        (rows.pointers, queries.fast, queries.step, m, blocks, allow, best),
+        (rows.form, tile_n, ROWS_IN_BLOCK, tile_m, width), num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
     return best
 
@@ -252,17 +254,19 @@ def ranked(
     m, blocks = best.shape
     bests, chosen = best.topk(c, dim=1)
     keys = torch.empty((m, c * ROWS_IN_BLOCK), dtype=torch.int32, device=best.device)
-    _score_kernel[(m * c * (ROWS_IN_BLOCK // ROWS_TO_SCORE),)](
-        rows.pointers, queries.values, queries.offset, allow, bests, chosen, queries.margin, k, c, keys,
-        FORM=rows.form, N=ROWS_TO_SCORE, B=ROWS_IN_BLOCK, num_warps=4, enable_fp_fusion=False,
+    launch(
+        rows.compiled, _score_kernel, m * c * (ROWS_IN_BLOCK // ROWS_TO_SCORE),
+        (rows.pointers, queries.values, queries.offset, allow, bests, chosen, queries.margin, k, c, keys),
+        (rows.form, ROWS_TO_SCORE, ROWS_IN_BLOCK), num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
     length, is_long = min(length, keys.shape[1]), length > MOST_RANKED
     keys, places = in_full_order(keys, chosen, ids) if is_long else keys.topk(length, dim=1)
     found = torch.empty((m, 2 * k + 1), dtype=torch.int64, device=best.device)
     tiles = -(-(k if is_long else max(length, k)) // RANKED)
-    _rank_kernel[(m * tiles,)](
-        keys, places, bests, chosen, queries.margin, ids, k, c, blocks, keys.shape[1], tiles, found,
-        SORTED=is_long, B=ROWS_IN_BLOCK, T=RANKED, num_warps=4, enable_fp_fusion=False,
+    launch(
+        rows.compiled, _rank_kernel, m * tiles,
+        (keys, places, bests, chosen, queries.margin, ids, k, c, blocks, keys.shape[1], tiles, found),
+        (is_long, ROWS_IN_BLOCK, RANKED), num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
     return found
 
