@@ -37,7 +37,7 @@ class DeviceCodes:
     column_scale: torch.Tensor | None  # float32 (dim,)
 
     def __len__(self) -> int:
-        return len(self.rows.data)
+        return self.rows.n
 
     @property
     def dim(self) -> int:
@@ -57,9 +57,7 @@ class DeviceCodes:
         """Bytes of the codes and of all that rides with them, on the GPU."""
         import torch
 
-        from qindex_kernels.gpu.rows import pointers
-
-        arrays = (*pointers(self.rows), self.column_scale)
+        arrays = (*self.rows.pointers, self.column_scale)
         return sum(array.nbytes for array in arrays if isinstance(array, torch.Tensor))
 
     def moved(self, array: Any) -> torch.Tensor:
@@ -134,24 +132,24 @@ def check_place(x: Any, codes: Codes | DeviceCodes) -> None:
     if isinstance(codes, DeviceCodes):
         import torch
 
-        there = isinstance(x, torch.Tensor) and x.device == codes.device
+        if isinstance(x, torch.Tensor) and x.device == codes.device:
+            return
         wanted, way_out = f"a tensor on {codes.device}", f"torch.as_tensor(x, device={str(codes.device)!r})"
     else:
-        there = isinstance(x, np.ndarray)
+        if isinstance(x, np.ndarray):
+            return
         wanted, way_out = "a NumPy array on cpu", "x.numpy(force=True), or codes that kernels.to_device moved"
-    if not there:
-        got = f"{type(x).__name__} on {getattr(x, 'device', 'cpu')}"
-        raise ValueError(f"x must be {wanted}, where the codes are, got {got}; pass {way_out}")
+    got = f"{type(x).__name__} on {getattr(x, 'device', 'cpu')}"
+    raise ValueError(f"x must be {wanted}, where the codes are, got {got}; pass {way_out}")
 
 
 def topk(queries: Queries, codes: DeviceCodes, k: int, ids: Any, allow: Any) -> Matches:
     """`kernels.topk`: `ids` and `allow` are NumPy arrays or tensors. Rows that are not allowed are not read."""
     from qindex_kernels.gpu.topk import topk
 
-    values, offset, ids = codes.in_space(queries.values), codes.moved(queries.offset), codes.moved(ids)
-    allow = None if allow is None else codes.moved(allow)
-    rows, scores = topk(codes.rows, values, offset, ids, allow, int(k), codes.max_norm)
-    return Matches(rows.numpy(force=True), scores.numpy(force=True))
+    ids, allow = codes.moved(ids), None if allow is None else codes.moved(allow)
+    columns, max_norm = codes.column_scale, codes.max_norm
+    return Matches(*topk(codes.rows, columns, queries.values, queries.offset, ids, allow, int(k), max_norm))
 
 
 def score_rows(queries: Queries, codes: DeviceCodes, chosen: Any) -> NDArray[np.float32]:
@@ -174,7 +172,7 @@ def matmul(x: torch.Tensor, codes: DeviceCodes, activations: Activations) -> tor
     """`kernels.matmul`."""
     from qindex_kernels.gpu.matmul import matmul, matmul_int8
 
-    x = codes.in_space(x)
+    x = x if codes.column_scale is None else x * codes.column_scale
     if activations == "float32":
         return matmul(codes.rows, x)
     return matmul_int8(codes.rows, x, codes.block if activations == "int8-block" else 0)

@@ -548,8 +548,9 @@ def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "fl
     block of the codes. No result depends on the number of rows of `x`, of codes, or of threads.
 
     Beside codes on a GPU, `x` and the result are tensors of it. Rounded activations give the same bits there; float32
-    sums come in any order, off by at most (dim + 4) * 2 ** -24 times the sum of the magnitudes. Nothing waits for the
-    GPU, so the numbers of `x` are not checked: a row that is not finite gives a row that is not.
+    sums come in any order, on tensor cores, which cut off where float32 rounds: off by at most (dim + 4) * 2 ** -23
+    times the sum of the magnitudes, where those of zeros of blocks count beside those of their levels. Nothing waits
+    for the GPU, so the numbers of `x` are not checked: a row that is not finite gives a row that is not.
 
     Raises ValueError for another shape, for numbers that are not finite, for codes in parts, for one-hot codes, for
     `int8` with codes whose levels are no small integers (floats of 8 bits and more, e3m2), and for `int8-block` with

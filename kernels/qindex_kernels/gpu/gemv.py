@@ -10,15 +10,17 @@ import torch
 import triton
 import triton.language as tl
 
+from qindex_kernels.gpu.activations import power_of_two
 from qindex_kernels.gpu.dots import dots_of_few
-from qindex_kernels.gpu.rows import DeviceRows, form, pointers
+from qindex_kernels.gpu.launch import launch
+from qindex_kernels.gpu.rows import DeviceRows
 
 MAX_ACTIVATIONS = 8  # more are faster in the tiles of `matmul`
 ROWS = 8  # few, so that a matrix of 4,096 rows still gives every multiprocessor several programs
-WIDTH = 512  # dimensions at a time
+WIDTH = 1024  # dimensions at a time
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 def _gemv_kernel(rows, x, m, result, FORM: tl.constexpr, N: tl.constexpr, M: tl.constexpr, WIDTH: tl.constexpr):
     """A program multiplies N rows with all activations."""
     row = tl.program_id(0) * N + tl.arange(0, N)
@@ -35,11 +37,11 @@ def _gemv_kernel(rows, x, m, result, FORM: tl.constexpr, N: tl.constexpr, M: tl.
 
 def gemv(rows: DeviceRows, x: torch.Tensor) -> torch.Tensor:
     """x float32 (m, dim), a few of them, times the rows: (m, n) float32."""
-    m, n = len(x), len(rows.data)
+    m, n = x.shape[0], rows.n
     result = torch.empty((m, n), dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
-        _gemv_kernel[(triton.cdiv(n, ROWS),)](
-            pointers(rows), x, m, result,
-            FORM=form(rows), N=ROWS, M=triton.next_power_of_2(m), WIDTH=WIDTH, num_warps=4, enable_fp_fusion=False,
+        launch(
+            rows.compiled, _gemv_kernel, -(-n // ROWS), (rows.pointers, x, m, result),
+            (rows.form, ROWS, power_of_two(m), WIDTH), num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
     return result

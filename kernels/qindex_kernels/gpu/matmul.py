@@ -2,28 +2,31 @@
 
     result[i, j] = scale[j] * <x[i], number[j]> + bias[j]
 
-`matmul`: float32 sums in any order, within the error that gemv.py states. `matmul_int8`: each x[i] is rounded to int8,
-sums within a block are integers on tensor cores, and blocks are added in the order and with the float32 operations of
-`reference.matmul_int8`, so that results equal it to the bit.
+`matmul`: float32 sums in any order, on bfloat16 tensor cores. Levels are bfloat16 numbers, an activation is the sum of
+three, and the products of a block, or of part of one, are summed before they are scaled and added up. (nf4's levels are
+split in three like the activations.) Error: at most (dim + 4) * 2 ** -23 * (|scale[j]| * sum over d of |x[i, d]| *
+reach[j, d] + |bias[j]|), plus what underflows. The reach is the magnitude of the number, or where blocks have zeros the
+sum of those of the scaled level and of the zero. dots.py says why. `gemv` takes a few activations, with half the error.
+
+`matmul_int8`: each x[i] is rounded to int8, sums within a block are integers on tensor cores, and blocks are added in
+the order and with the float32 operations of `reference.matmul_int8`, so that results equal it to the bit.
 """
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
 
-from qindex_kernels import reference
+from qindex_kernels.gpu.activations import power_of_two, quantized, split
 from qindex_kernels.gpu.decode import block_scales, block_zeros
-from qindex_kernels.gpu.dots import dots, integer_dots, load_queries
+from qindex_kernels.gpu.dots import integer_dots, level_dots, load_queries
 from qindex_kernels.gpu.gemv import MAX_ACTIVATIONS, gemv
-from qindex_kernels.gpu.rows import DeviceRows, form, pointers
+from qindex_kernels.gpu.launch import launch
+from qindex_kernels.gpu.rows import DeviceRows
 
-# (most activations, rows in a tile, activations in a tile, warps); compiled for the first line that holds all.
-INTEGER_TILES = ((16, 32, 16, 4), (64, 64, 64, 4), (1 << 62, 128, 128, 8))
-INTEGER_WIDTH = 128  # dimensions at a time, of a longer block
-NF4_INTEGERS = np.rint(reference.LEVELS["nf4"] / reference.UNITS["nf4"]).astype(np.int8)
-FLOAT_TILE = (64, 64)
-FLOAT_WIDTH = 32
+# (most activations, rows in a tile, activations in a tile, dimensions at a time); compiled for the first line with
+# room for all. Larger tiles are faster where there are enough of them for every multiprocessor.
+INTEGER_TILES = ((16, 32, 16, 256), (32, 32, 32, 128), (64, 64, 64, 128), (1 << 62, 64, 128, 128))
+FLOAT_TILES = ((32, 64, 32, 128), (128, 64, 64, 64), (1 << 62, 128, 64, 64))
 
 
 @triton.jit
@@ -46,15 +49,34 @@ def tile(n, m, N: tl.constexpr, M: tl.constexpr):
     return row, row < n, token, token < m
 
 
-@triton.jit
-def _matmul_kernel(rows, x, m, result, FORM: tl.constexpr, N: tl.constexpr, M: tl.constexpr, WIDTH: tl.constexpr):
-    """A program multiplies N rows with M float32 activations."""
+@triton.jit(do_not_specialize=["m"])
+def _matmul_kernel(
+    rows, parts, m, result,
+    FORM: tl.constexpr, SPAN: tl.constexpr, N: tl.constexpr, M: tl.constexpr, WIDTH: tl.constexpr
+):  # fmt: skip
+    """A program multiplies N rows with M activations, in spans that lie within a block each."""
     row, row_present, token, token_present = tile(rows.n, m, N, M)
-    total = dots(rows, FORM, row, row_present, x, token, token_present, WIDTH)
+    total = tl.zeros((N, M), tl.float32)
+    for first in range(0, rows.dim, SPAN):
+        stop = tl.minimum(first + SPAN, rows.dim)
+        for offset in range(0, SPAN, WIDTH):
+            start = first + offset
+            dot = level_dots(rows, FORM, row, row_present, parts, m, token, token_present, start, stop, WIDTH)
+            if FORM.level0 != "":
+                block = first // FORM.block + tl.arange(0, 1)
+                dot *= block_scales(rows, FORM, row, row_present[:, None], block)
+            total += dot
+            if FORM.zero != "":
+                block = first // FORM.block + tl.arange(0, 1)
+                added = tl.zeros((M,), tl.float32)
+                for part in tl.static_range(3):
+                    value = load_queries(parts, token + part * m, token_present, start, stop, rows.dim, WIDTH)
+                    added += tl.sum(value.to(tl.float32), 1)
+                total += added[None, :] * block_zeros(rows, FORM, row, row_present[:, None], block)
     store(rows, result, total, row, row_present, token, token_present)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 def _matmul_int8_kernel(
     rows, x, steps, m, result,
     FORM: tl.constexpr, BLOCK_STEPS: tl.constexpr, N: tl.constexpr, M: tl.constexpr, WIDTH: tl.constexpr
@@ -95,51 +117,39 @@ def _matmul_int8_kernel(
     store(rows, result, total, row, row_present, token, token_present)
 
 
-def quantized(x: torch.Tensor, block: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `reference.quantize`: int8 codes (m, dim) and steps (m, blocks or 1)."""
-    m, dim = x.shape
-    size = block or dim
-    blocks = torch.nn.functional.pad(x, (0, -dim % size)).reshape(m, -1, size)
-    # A device tensor: torch divides CUDA tensors by a Python number as a product with its reciprocal.
-    step = blocks.abs().amax(2) / torch.full((), 127.0, device=x.device)
-    step[step < reference.SMALLEST_NORMAL.item()] = 1
-    codes = torch.round(blocks / step[:, :, None]).to(torch.int8)
-    return codes.reshape(m, -1)[:, :dim].contiguous(), step
-
-
 def matmul(rows: DeviceRows, x: torch.Tensor) -> torch.Tensor:
     """x float32 (m, dim) times the rows: (m, n) float32."""
-    m, n = len(x), len(rows.data)
-    result = torch.empty((m, n), dtype=torch.float32, device=x.device)
+    m, n = x.shape[0], rows.n
     if m == 0 or n == 0:
-        return result
+        return torch.empty((m, n), dtype=torch.float32, device=x.device)
     x = x.contiguous()
     if m <= MAX_ACTIVATIONS:
         return gemv(rows, x)
-    tile_n, tile_m = FLOAT_TILE
+    result = torch.empty((m, n), dtype=torch.float32, device=x.device)
+    parts = split(x)
+    tile_n, tile_m, most = next(one[1:] for one in FLOAT_TILES if m <= one[0])
+    span, width = (most, most) if rows.block % most == 0 else (rows.block, min(most, power_of_two(rows.block)))
     with torch.cuda.device_of(x):
-        _matmul_kernel[(triton.cdiv(n, tile_n) * triton.cdiv(m, tile_m),)](
-            pointers(rows), x, m, result,
-            FORM=form(rows), N=tile_n, M=tile_m, WIDTH=FLOAT_WIDTH, num_warps=8, enable_fp_fusion=False,
+        launch(
+            rows.compiled, _matmul_kernel, -(-n // tile_n) * -(-m // tile_m), (rows.pointers, parts, m, result),
+            (rows.form, span, tile_n, tile_m, width), num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
     return result
 
 
 def matmul_int8(rows: DeviceRows, x: torch.Tensor, x_block: int) -> torch.Tensor:
     """As `reference.matmul_int8`, to the bit: x float32 (m, dim), finite, of rows that are no small floats."""
-    m, n = len(x), len(rows.data)
+    m, n = x.shape[0], rows.n
     result = torch.empty((m, n), dtype=torch.float32, device=x.device)
     if m == 0 or n == 0:
         return result
-    if rows.kind == "nf4":  # its levels are rounded to integers, as reference.UNITS says
-        rows = rows._replace(table=torch.from_numpy(NF4_INTEGERS).to(x.device))
-    fast, steps = quantized(x, x_block)
-    tile_n, tile_m, warps = next(one[1:] for one in INTEGER_TILES if m <= one[0])
-    width = INTEGER_WIDTH if not rows.block else min(INTEGER_WIDTH, max(32, triton.next_power_of_2(rows.block)))
+    fast, steps = quantized(x.contiguous(), x_block)
+    tile_n, tile_m, most = next(one[1:] for one in INTEGER_TILES if m <= one[0])
+    width = min(most, max(32, power_of_two(rows.block or most)))
     with torch.cuda.device_of(x):
-        _matmul_int8_kernel[(triton.cdiv(n, tile_n) * triton.cdiv(m, tile_m),)](
-            pointers(rows), fast, steps, m, result,
-            FORM=form(rows), BLOCK_STEPS=x_block > 0, N=tile_n, M=tile_m, WIDTH=width, num_warps=warps,
-            enable_fp_fusion=False,
+        launch(
+            rows.compiled, _matmul_int8_kernel, -(-n // tile_n) * -(-m // tile_m),
+            (rows.of_integers.pointers, fast, steps, m, result),
+            (rows.form, x_block > 0, tile_n, tile_m, width), num_warps=4, num_stages=4, enable_fp_fusion=False,
         )  # fmt: skip
     return result

@@ -11,20 +11,14 @@ import triton.language as tl
 
 from qindex_kernels.gpu.decode import numbers
 from qindex_kernels.gpu.dots import load_queries
-from qindex_kernels.gpu.rows import DeviceRows, form, pointers
+from qindex_kernels.gpu.rows import DeviceRows
 
 ROWS = 16
 
 
 @triton.jit
-def _score_rows_kernel(rows, values, offset, chosen, r, scores, FORM: tl.constexpr, N: tl.constexpr):
-    """A program scores N of the rows that were chosen for one query."""
-    parts = tl.cdiv(r, N)
-    query = (tl.program_id(0) // parts).to(tl.int64)
-    place = tl.program_id(0) % parts * N + tl.arange(0, N)
-    present = place < r
-    row = tl.load(chosen + query * r + place, mask=present, other=0)
-
+def exact_scores(rows, FORM: tl.constexpr, row, present, values, offset, query, N: tl.constexpr):
+    """Of N rows for one query, int64: (N,) float32."""
     one = query + tl.zeros((1,), tl.int64)
     lanes = tl.zeros((N, 32), tl.float64)
     for start in range(0, rows.dim, 32):
@@ -45,7 +39,19 @@ def _score_rows_kernel(rows, values, offset, chosen, r, scores, FORM: tl.constex
         dot += base + tl.load(rows.bias + row, mask=present, other=0).to(tl.float64)
     else:
         dot += base
-    tl.store(scores + query * r + place, dot.to(tl.float32), mask=present)
+    return dot.to(tl.float32)
+
+
+@triton.jit
+def _score_rows_kernel(rows, values, offset, chosen, r, scores, FORM: tl.constexpr, N: tl.constexpr):
+    """A program scores N of the rows that were chosen for one query."""
+    parts = tl.cdiv(r, N)
+    query = (tl.program_id(0) // parts).to(tl.int64)
+    place = tl.program_id(0) % parts * N + tl.arange(0, N)
+    present = place < r
+    row = tl.load(chosen + query * r + place, mask=present, other=0)
+    score = exact_scores(rows, FORM, row, present, values, offset, query, N)
+    tl.store(scores + query * r + place, score, mask=present)
 
 
 def score_rows(rows: DeviceRows, values: torch.Tensor, offset: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
@@ -58,7 +64,7 @@ def score_rows(rows: DeviceRows, values: torch.Tensor, offset: torch.Tensor, cho
     if scores.numel():
         with torch.cuda.device_of(scores):
             _score_rows_kernel[(m * triton.cdiv(r, ROWS),)](
-                pointers(rows), values.contiguous(), offset.contiguous(), chosen.contiguous(), r, scores,
-                FORM=form(rows), N=ROWS, num_warps=4, enable_fp_fusion=False,
+                rows.pointers, values.contiguous(), offset.contiguous(), chosen.contiguous(), r, scores,
+                FORM=rows.form, N=ROWS, num_warps=4, enable_fp_fusion=False,
             )  # fmt: skip
     return scores
