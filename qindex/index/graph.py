@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -208,6 +208,10 @@ class GraphIndex(StoredIndex):
             found = Matches(*(np.concatenate(arrays) for arrays in zip(*(one for one, _steps in each), strict=True)))
             steps = Steps(*(np.concatenate(arrays) for arrays in zip(*(one for _found, one in each), strict=True)))
         return (found, steps) if explain else found
+
+    @staticmethod
+    def _settings_for(k: int, settings: dict[str, Any]) -> dict[str, Any]:
+        return settings if settings.get("ef") is None else settings | {"ef": max(settings["ef"], k)}
 
     # --- changing ---------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qindex.index import FlatIndex
+from qindex.index import FlatIndex, GraphIndex, IVFIndex
 from qindex.quantize import Binary, Float32, Int8
 from qindex.types import Matches
 
@@ -61,7 +61,27 @@ def test_pages_of_a_coarse_search_repeat_nothing_and_miss_nothing(
     vectors: NDArray[np.float32], queries: NDArray[np.float32]
 ) -> None:
     index = FlatIndex.build(vectors, Binary(), rescore=Float32())
-    for ids in np.hstack([page.ids for page in index.search_iter(queries, 13, oversample=1)]):
+    assert_whole_ranking(list(index.search_iter(queries, 13, oversample=1)))
+
+
+@pytest.mark.parametrize("settings", [{}, {"ef": 20}])
+def test_pages_of_a_walk_repeat_nothing_and_miss_nothing(
+    settings: dict[str, int], vectors: NDArray[np.float32], queries: NDArray[np.float32]
+) -> None:
+    index = GraphIndex.build(vectors, degree=16)
+    assert_whole_ranking(list(index.search_iter(queries, 13, **settings)))
+
+
+@pytest.mark.parametrize("settings", [{}, {"nprobe": 2}])
+def test_pages_of_probed_lists_repeat_nothing_and_miss_nothing(
+    settings: dict[str, int], vectors: NDArray[np.float32], queries: NDArray[np.float32]
+) -> None:
+    index = IVFIndex.build(vectors, nlist=20)
+    assert_whole_ranking(list(index.search_iter(queries, 13, **settings)))
+
+
+def assert_whole_ranking(pages: list[Matches]) -> None:
+    for ids in np.hstack([page.ids for page in pages]):
         np.testing.assert_array_equal(np.sort(ids[ids >= 0]), np.arange(N))
 
 
