@@ -133,12 +133,13 @@ class IVFIndex(StoredIndex):
         sample = read.sample(max(_SAMPLE * n_lists, _SMALLEST_SAMPLE), budget // (12 * dim), seed)
         lists = Lists.trained(sample, n_lists, seed)
         if not quantizer.fitted:
-            quantizer = quantizer.fit(sample - lists.decoded[lists.nearest(sample)] if residual else sample)
+            quantizer = quantizer.fit(sample - lists.decoded[lists.nearest(sample)[0]] if residual else sample)
         if rescore is not None and not rescore.fitted:
             rescore = rescore.fit(sample)
         del sample
 
-        labels = np.concatenate([lists.nearest(rows) for _part, rows in read.blocks("lists")])
+        found = [lists.nearest(rows) for _part, rows in read.blocks("lists")]
+        labels, squares = map(np.concatenate, zip(*found, strict=True))
         order = np.argsort(labels, kind="stable")
         place = np.empty(n, np.int64)
         place[order] = np.arange(n)
@@ -152,7 +153,7 @@ class IVFIndex(StoredIndex):
             quantizer, codes.all(), new[order], int(new.max()) + 1, metric, rescore,
             None if rescore is None else fine_codes.all(),
         )  # fmt: skip
-        return cls(IVFState(stored, lists.holding(np.bincount(labels, minlength=n_lists)), residual, n))
+        return cls(IVFState(stored, lists.filled(labels, squares), residual, n))
 
     @property
     def nlist(self) -> int:
@@ -201,10 +202,10 @@ class IVFIndex(StoredIndex):
     ) -> Matches | tuple[Matches, Work]:
         """The k best rows of the lists probed for each of (m, dim) float queries: ids and scores (m, k), best first.
 
-        `nprobe` lists are probed. Without it, eight, and then all in which a hundredth of a row, or more, is expected
-        to beat the k-th best found in those, if scores are normal about that of their list: a promise in the mean, not
-        for a query. Further lists are probed until there are k rows, if so many are allowed. `allow` and `oversample`
-        (default 4; only with `rescore`) are those of `FlatIndex.search`; with few rows allowed, all of them are scored.
+        `nprobe` lists are probed. Without it, sixteen, and then all in which 1e-4 rows or more are expected to beat the
+        k-th best found in those, if scores are normal about that of their list: a promise in the mean, not for a query.
+        Further lists are probed until there are k rows, if so many are allowed. `allow` and `oversample` (default 4;
+        only with `rescore`) are those of `FlatIndex.search`; where few rows are allowed, all of them are scored.
 
         With `explain`, what the search did comes with the matches.
         """
@@ -265,7 +266,7 @@ class IVFIndex(StoredIndex):
     def _append(self, state: IVFState, rows: Vectors, ids: NDArray[np.int64]) -> None:
         stored = state.stored
         placed = in_space(rows, stored.metric)
-        labels = state.lists.nearest(placed)
+        labels, _squares = state.lists.nearest(placed)
         order = np.argsort(labels, kind="stable")
         coder = _Coding(stored.quantizer, stored.rescore, stored.metric, state.lists if state.residual else None)
         codes = coder.codes(placed[order], labels[order])

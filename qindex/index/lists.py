@@ -20,8 +20,8 @@ from qindex.quantize import Int8
 from qindex.types import Codes, Queries, Vectors, row_norms
 
 # Without `nprobe`, a list is left out where fewer rows than this are expected above the k-th best so far.
-_MISSED = 0.01
-_FIRST = 8  # lists that are always probed, and say what the k-th best so far is
+_MISSED = 1e-4
+FIRST = 16  # lists that are always probed, and say what the k-th best so far is
 
 _QUERIES, _ROWS, _NEAR = 256, 16_384, 32  # of the sample, and lists of each, that tell how residuals spread
 
@@ -71,6 +71,12 @@ class Lists:
         radii = _root_means(labels, squares, n_lists)
         return dataclasses.replace(empty, radii=radii, spread=_spread(empty, sample, labels, radii))
 
+    def filled(self, labels: NDArray[np.int64], squares: NDArray[np.float64]) -> Lists:
+        """With rows that lie list by list: those of (n,) labels, so far from their centroids."""
+        n = len(self)
+        filled = self.holding(np.bincount(labels, minlength=n))
+        return dataclasses.replace(filled, radii=_root_means(labels, squares, n))
+
     def __len__(self) -> int:
         return len(self.centroids)
 
@@ -111,9 +117,9 @@ class Lists:
     def _products(self) -> Codes:
         return dataclasses.replace(self.centroids, offset=None)
 
-    def nearest(self, vectors: Vectors) -> NDArray[np.int64]:
-        """(n,) the lists of (n, dim) floats."""
-        return kmeans.nearest(self.centroids, vectors)[0]
+    def nearest(self, vectors: Vectors) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The lists of (n, dim) floats, (n,), and the squares of their distances from the centroids, (n,)."""
+        return kmeans.nearest(self.centroids, vectors)
 
     def holding(self, sizes: NDArray[np.int64]) -> Lists:
         """The same lists with rows that lie list by list, so many of each."""
@@ -158,7 +164,7 @@ class Lists:
             reached = scores + 2 * np.sqrt(-scores) * width - self.radii**2
         else:
             reached = scores + row_norms(queries).astype(np.float32)[:, None] * width
-        chosen: NDArray[np.bool_] = reached >= worst[:, None]
+        chosen: NDArray[np.bool_] = (reached >= worst[:, None]) & (self.sizes > 0)
         return chosen
 
     @cached_property
@@ -166,7 +172,7 @@ class Lists:
         """(lists,): beyond so many deviations, less than _MISSED rows are expected of a list."""
         sizes, place = np.unique(self.sizes, return_inverse=True)
         normal = NormalDist()
-        table = [normal.inv_cdf(1 - _MISSED / size) if size > 2 * _MISSED else -np.inf for size in sizes.tolist()]
+        table = [normal.inv_cdf(1 - _MISSED / size) if size else 0.0 for size in sizes.tolist()]
         return np.array(table, np.float32)[place]
 
 

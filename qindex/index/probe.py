@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qindex import kernels
-from qindex.index.lists import _FIRST, Lists, in_space
+from qindex.index.lists import FIRST, Lists, in_space
 from qindex.index.rescore import Work
 from qindex.index.stored import Stored
 from qindex.types import Matches, Queries, Vectors
@@ -65,12 +65,12 @@ class Probing:
     def probe(self, wanted: int, nprobe: int | None) -> None:
         """Look at `nprobe` lists, or at those that promise something."""
         everything = slice(None)
-        if self.most * len(self.lists) <= (nprobe or 2 * _FIRST) * len(self.stored):
+        if self.most * len(self.lists) <= (nprobe or 2 * FIRST) * len(self.stored):
             nprobe = len(self.lists)  # as many rows are allowed as would be scored anyway
         if nprobe is not None:
             self._look(everything, kernels.largest(self.scores, nprobe), wanted)
             return
-        first = kernels.largest(self.scores, min(_FIRST, len(self.lists)))
+        first = kernels.largest(self.scores, min(FIRST, len(self.lists)))
         self._look(everything, first, wanted)
         assert self._matches is not None
         worst = self._matches.scores[:, -1]

@@ -100,7 +100,7 @@ def test_without_nprobe_lists_are_probed_as_long_as_they_promise_something(
     found, work = index.search(queries, explain=True)
     assert recall(found, wanted) >= 0.96
     assert work.lists is not None
-    assert work.lists.min() >= 8
+    assert work.lists.min() >= 16
     assert work.lists.mean() < 50
 
 
@@ -145,8 +145,6 @@ def test_many_identical_rows_do_not_hide_the_others() -> None:
     rows = np.ones((20_000, 8), np.float32)
     rows[-20:] = np.random.default_rng(0).standard_normal((20, 8))
     index = IVFIndex.build(rows, nlist=64)
-    found = index.search(rows[-20:] * 100, 1)
-    others = found.ids[:, 0] >= 20_000 - 20
-    flat = FlatIndex.build(rows).search(rows[-20:] * 100, 1)
-    np.testing.assert_array_equal(found.scores >= flat.scores, True)
-    assert others.any()
+    queries, flat = 100 * rows[-20:], FlatIndex.build(rows)
+    assert_same(index.search(queries, 20, nprobe=64), flat.search(queries, 20))
+    assert recall(index.search(queries, 1), flat.search(queries, 1)) >= 0.9

@@ -23,6 +23,7 @@ CHECKS = [
     "test_equal.py",
     "test_parts.py",
     "test_rescore.py",
+    "test_lists.py",
     "test_bounds.py",
     "test_batch.py",
     "test_matmul.py",
