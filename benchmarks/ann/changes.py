@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ann import bars
 from ann.curves import KINDS, K
+from ann.engine import Setting, grid
 from ann.speed import NLIST, Section, small
 from qindex import FlatIndex, Float32, GraphIndex, Int4, Int8, IVFIndex, RaBitQ
 from qindex.types import Vectors
