@@ -40,9 +40,12 @@ class Graph(Ours):
 
 
 class Lists(Ours):
-    def __init__(self, name: str, line: str, quantizer: Quantizer, rescore: Quantizer | None = None, **build: Any):
-        super().__init__(name, line, grid(nprobe=PROBES, **({"oversample": (2, 4, 10)} if rescore else {})))
-        self.quantizer, self.rescore, self.build = quantizer, rescore, build
+    def __init__(
+        self, name: str, line: str, nlist: int, quantizer: Quantizer, rescore: Quantizer | None = None, **build: Any
+    ) -> None:
+        probes = [n for n in PROBES if n <= nlist]
+        super().__init__(name, line, grid(nprobe=probes, **({"oversample": (2, 4, 10)} if rescore else {})))
+        self.quantizer, self.rescore, self.build = quantizer, rescore, build | {"nlist": nlist}
 
     def fit(self, vectors: Vectors, threads: int) -> None:
         qindex.set_threads(threads)
@@ -57,7 +60,6 @@ def _beams(oversamples: tuple[int | None, ...]) -> list[Setting]:
 
 
 DEFAULT = "GraphIndex"
-LISTS = "IVFIndex, RaBitQ(1), rescore=Int8()"
 
 
 def graphs(dim: int) -> list[Engine]:
@@ -72,9 +74,13 @@ def graphs(dim: int) -> list[Engine]:
 
 
 def lists(nlist: int) -> list[Engine]:
+    pairs = ((RaBitQ(1), Int8()), (RaBitQ(2), Int8()), (LloydMax(4), Int8()), (RaBitQ(1), RaBitQ(4)))
     return [
-        Lists(LISTS, "IVFIndex", RaBitQ(1), Int8(), nlist=nlist),
-        Lists("IVFIndex, RaBitQ(2), rescore=Int8()", "IVFIndex", RaBitQ(2), Int8(), nlist=nlist),
-        Lists("IVFIndex, LloydMax(4), rescore=Int8()", "IVFIndex", LloydMax(4), Int8(), nlist=nlist),
-        Lists("IVFIndex, RaBitQ(1), rescore=RaBitQ(4)", "IVFIndex", RaBitQ(1), RaBitQ(4), nlist=nlist),
+        Lists(f"IVFIndex, {_code(first)}, rescore={_code(second)}", "IVFIndex", nlist, first, second)
+        for first, second in pairs
     ]
+
+
+def _code(quantizer: Quantizer) -> str:
+    bits = getattr(quantizer, "bits", "")
+    return f"{type(quantizer).__name__}({bits})"

@@ -41,5 +41,5 @@ class Scann(Engine):
             np.save(codes, np.load(codes)[:, ::2])
 
 
-def lists(nlist: int) -> list[Engine]:
+def lists(dim: int, nlist: int) -> list[Engine]:
     return [Scann(nlist, soar=False), Scann(nlist, soar=True)]

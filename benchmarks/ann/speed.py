@@ -30,7 +30,7 @@ UNITS = {
 
 
 def small(quick: bool) -> Vectorised:
-    return quality_data.minilm_100k(10_000, 200) if quick else quality_data.minilm_100k()
+    return quality_data.minilm_100k(5_000, 200) if quick else quality_data.minilm_100k()
 
 
 def graphs(quick: bool, sizes: dict[str, int]) -> Section:

@@ -35,7 +35,7 @@ LINK_US = 200.0  # to link a row of 384 numbers among 100,000
 LINK_GROWTH = 0.15  # by this power of the rows
 LINK_FIXED = 200  # numbers that would take as long as what is the same for rows of any length
 OPEN_S = 0.003
-OPEN_NS = 0.5  # to check an id or a link
+OPEN_NS = 0.5  # to check an id
 
 _THREADED = (RaBitQ, LloydMax)  # the others encode on one thread
 _ROUNDS, _SAMPLE, _SMALLEST_SAMPLE = 12, 64, 16_384  # of k-means; the sample is of each list
@@ -82,7 +82,7 @@ def estimate(
     second = 0 if rescore is None else rescore.bytes_per_vector(dim) - _shared_bytes(quantizer, rescore, dim, index)
     row_bytes = 8 + quantizer.bytes_per_vector(dim) + second
     seconds = n * dim * 1e-9 * sum(_encode_ns(one, threads) for one in (quantizer, rescore) if one)
-    checked, shared = n, 0  # numbers that loading looks at; bytes beside the rows
+    shared = 0  # bytes beside the rows
     if index == "ivf":
         nlist = nlist or default_lists(n)
         seconds += compared_rows(n, nlist) * nlist * dim * COMPARE_NS * 1e-9 / threads
@@ -91,10 +91,10 @@ def estimate(
     elif index == "graph":
         degree = degree or DEGREE
         row_bytes += 4 * degree
-        checked, shared = n * (1 + degree), 4 * _ENTRIES
+        shared = 4 * _ENTRIES
         work = (dim + LINK_FIXED) / (384 + LINK_FIXED) * degree / DEGREE * (n / 100_000) ** LINK_GROWTH
         seconds += n * LINK_US * 1e-6 * work / threads
-    return Estimate(n * row_bytes + shared, seconds, OPEN_S + checked * OPEN_NS * 1e-9)
+    return Estimate(n * row_bytes + shared, seconds, OPEN_S + n * OPEN_NS * 1e-9)
 
 
 def default_lists(n: int) -> int:

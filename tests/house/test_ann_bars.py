@@ -80,6 +80,13 @@ def test_a_build_is_compared_with_the_fastest_peer_that_reaches_the_recall(ann, 
     assert [bar["passed"] for bar in ann("bars").build_bars(rows, "graph", scaling)] == passed
 
 
+def test_threads_are_not_judged_while_others_have_the_cores(ann):
+    rows = [row("hnswlib", "M=16", 1_685, 100.0), row("qindex", "graph", 700, 300.0, build_s=1.0)]
+    _, threads = ann("bars").build_bars(rows, "graph", {"threads": 2, "build": 1.0, "registers": 1.01})
+    assert not threads["passed"]
+    assert "cores were not free" in threads["found"]
+
+
 @pytest.mark.parametrize(("ratio", "passed"), [(1.19, True), (0.81, True), (1.21, False), (0.79, False)])
 def test_an_estimate_may_be_off_by_a_fifth(ann, ratio, passed):
     pair = {"measured": ratio, "estimated": 1.0}
