@@ -101,7 +101,8 @@ def takes_integers(rows: Rows) -> bool:
 def fast_scores(rows: Rows, query: NDArray[np.float32], chosen: NDArray[np.int64]) -> NDArray[np.float32]:
     """What a walk goes by: (dim,) and (r,) row numbers -> (r,)."""
     if not takes_integers(rows):
-        return score_rows(rows, query[None], np.zeros(1), chosen[None])[0]
+        exact: NDArray[np.float32] = score_rows(rows, query[None], np.zeros(1), chosen[None])[0]
+        return exact
     units = [np.float32(UNITS.get(part.kind, 1.0)) for part in rows.parts]
     of_dims = np.repeat(np.array(units, np.float32), [part.dim for part in rows.parts])
     factor = np.float32(1 if rows.more else units[0])
@@ -111,7 +112,7 @@ def fast_scores(rows: Rows, query: NDArray[np.float32], chosen: NDArray[np.int64
     integers = np.rint(levels(rows, chosen) / of_dims).astype(np.int64)
     if len(rows.levels) > 1:
         factor *= rows.levels[1].data[0]
-    scores = (integers @ codes[0].astype(np.int64)).astype(np.float32) * factor
+    scores: NDArray[np.float32] = (integers @ codes[0].astype(np.int64)).astype(np.float32) * factor
     if rows.levels:
         finest = Rows(rows.kind, rows.dim, rows.data, levels=rows.levels[:1])
         scores = scores * block_scale(finest, chosen)[:, 0]
@@ -150,11 +151,12 @@ def link(
     (norm + norm) - 2 * ((scale * scale) * dot). No list but the targets' own is written.
     """
     assert rows.scale is not None
-    codes, scale, alpha = rows.data.view(np.int8), rows.scale, np.float32(alpha)
+    codes, scale, rounded_alpha = rows.data.view(np.int8), rows.scale, np.float32(alpha)
 
     def distances(row: int, others: NDArray[np.int64]) -> NDArray[np.float32]:
         dots = (codes[others].astype(np.int64) @ codes[row].astype(np.int64)).astype(np.float32)
-        return (norms[row] + norms[others]) - np.float32(2) * ((scale[row] * scale[others]) * dots)
+        squares: NDArray[np.float32] = (norms[row] + norms[others]) - 2 * ((scale[row] * scale[others]) * dots)
+        return squares
 
     for i in range(part.start, part.stop):
         row, own = int(targets[i]), neighbours[targets[i]]
@@ -176,7 +178,7 @@ def link(
                 met += far[0] <= 0
                 if far[0] > 0 or met <= equals:
                     listed.append(left[0])
-                kept = ~(alpha * distances(int(left[0]), left[1:]) < far[1:])
+                kept = ~(rounded_alpha * distances(int(left[0]), left[1:]) < far[1:])
                 left, far = left[1:][kept], far[1:][kept]
         neighbours[row] = row
         neighbours[row, : len(listed)] = listed
