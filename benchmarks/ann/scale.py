@@ -72,10 +72,10 @@ def scale(quick: bool, sizes: dict[str, int]) -> Section:
             index.save(file)
             del index
             gc.collect()
-            _opening(file, folder / "queries.npy")  # kernels and pages are warm from now on
-            open_s = float(np.median([_opening(file, folder / "queries.npy")[0] for _ in range(3)]))
+            opening(file, folder / "queries.npy")  # kernels and pages are warm from now on
+            open_s = float(np.median([opening(file, folder / "queries.npy")[0] for _ in range(3)]))
             _forget(file)
-            cold_s = _opening(file, folder / "queries.npy")[1]
+            cold_s = opening(file, folder / "queries.npy")[1]
             expected = estimate(n, DIM, threads=cores(), **asked)
             row = {
                 "index": name,
@@ -110,7 +110,7 @@ def _truth(vectors: Vectors, queries: Vectors) -> Any:
     return np.take_along_axis(ids, np.argsort(-scores, axis=1)[:, :K], axis=1)
 
 
-def _opening(file: Path, queries: Path) -> list[float]:
+def opening(file: Path, queries: Path) -> list[float]:
     """Seconds of loading, and of loading and a first query, in a process of its own."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     run = subprocess.run(
