@@ -455,12 +455,11 @@ def walk(
     values = _in_the_space_of(codes, queries.values)
     fine_values = values if fine is None else _in_the_space_of(fine_codes, fine_queries.values)
 
-    def run(part: slice) -> tuple[NDArray[Any], ...]:
-        found: tuple[NDArray[Any], ...] = function(
+    def run(part: slice) -> Any:
+        return function(
             rows, values[part], fine_rows, fine_values[part], fine_queries.offset[part], neighbours, entries, ids,
             allow, k, ef, ranked,
         )  # fmt: skip
-        return found
 
     n_parts = min(threads.count, len(queries) // _SPLIT_WALKS)
     if n_parts <= 1:

@@ -14,7 +14,7 @@ from qindex_kernels.layout import Rows
 from qindex_kernels.reference import PLANES, SPANS, UNITS, block_scale, levels, quantize, score_rows
 
 WIDTH = 2  # rows that are expanded at once
-KEYS = 8  # a beam is so many rows long, or a multiple
+KEYS = 8  # so many candidates are looked at, or a multiple
 
 _FLOATS = ("float32", "float16", "e4m3", "e5m2", "e3m4", "e3m2", "nf4")
 _INTEGER_KINDS = {kind for kind in PLANES if kind not in (*_FLOATS, *SPANS, "e8m0")}
@@ -36,15 +36,15 @@ def walk(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
     """The k best rows that a walk meets for each query: ids (m, k), -1 where there are no more, and exact scores.
 
-    A walk keeps the `ef` best rows it has seen (in whole eights), by fast scores, of equal ones the smaller row. It
-    starts with the entries; while some of these rows are not expanded, it expands the WIDTH best such at once: sees
-    their neighbours (n, degree). Of all that it has seen and that `allow` allows, the `ranked` best, of the best `ef`,
-    are ranked by exact scores of the `fine` rows, ties to the smaller id.
+    A walk keeps the `ef` best rows it has seen, by fast scores, of equal ones the smaller row. It starts with the
+    entries; while some of these rows are not expanded, it expands the WIDTH best such at once: sees their neighbours
+    (n, degree). Of all that it has seen and that `allow` allows, the `ranked` best, of the best `ef`, are ranked by
+    exact scores of the `fine` rows, ties to the smaller id.
 
     With k = 0, the `ranked` best rows (m, ranked) and their fast scores instead. Also how many rows were expanded, and
     how many were scored: (m,) each.
     """
-    m, n, ef = len(values), len(rows.data), -(-ef // KEYS) * KEYS
+    m, n = len(values), len(rows.data)
     best = np.full((m, k or ranked), -1, np.int64)
     scores = np.full(best.shape, -np.inf, np.float32)
     hops, scored = np.zeros(m, np.int64), np.zeros(m, np.int64)

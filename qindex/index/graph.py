@@ -335,8 +335,9 @@ def _find(
         prepared, stored.codes, fine, state.graph, k, ef=ef, ranked=ranked, ids=stored.ids, allow=mask
     )
     steps = Steps(hops, scored, np.minimum(scored, ranked))
-    missed = np.flatnonzero(found.ids[:, min(k, allowed) - 1] < 0)
-    if len(missed):  # the walk saw too few of the rows allowed, as where many rows are equal
+    last = found.ids[:, min(k, allowed) - 1]
+    if m and last.min() < 0:  # the walk saw too few of the rows allowed, as where many rows are equal
+        missed = np.flatnonzero(last < 0)
         again, more = _scan(stored, queries[missed], k, most, mask)
         found.ids[missed], found.scores[missed] = again
         for total, added in zip(steps, more, strict=True):

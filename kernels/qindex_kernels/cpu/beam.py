@@ -4,7 +4,7 @@
 
 `ordered` turns the bits of a float32 number into an int32 of the same order, so a smaller key is a better score, and of
 equal scores the smaller row. Empty places hold EMPTY, which says score -inf and expanded. In front of the run lies a
-key that is smaller than all others. A beam has whole registers of eight keys.
+key that is smaller than all others; behind it, empty places fill the last register of eight keys.
 """
 
 import numpy as np
@@ -93,14 +93,16 @@ def clear(beam, size):
 
 
 @inlined
-def insert(beam, size, key):
-    """Put a key, smaller than the last, in its place; the last falls out."""
+def insert(beam, size, length, key):
+    """Put a key, smaller than the last of `length`, in its place; the last falls out. `size` is in whole registers."""
     at = beam + 8 * (size - KEYS)
     while True:
         push_key(at, key)
         if peek_i64(at - 8) < key:
             break
         at -= 8 * KEYS
+    if length < size:
+        poke_i64(beam + 8 * length, np.int64(EMPTY))
 
 
 @inlined

@@ -14,6 +14,7 @@ from qindex_kernels.cpu.addresses import address, addressed, functions_for, read
 from qindex_kernels.cpu.beam import EMPTY, KEYS, clear, insert, key_of, row_of, score_of
 from qindex_kernels.cpu.inner import call, read_inner
 from qindex_kernels.cpu.record import INTEGER, REAL, Record, Room, reader
+from qindex_kernels.cpu.score_rows import prefetch_lines
 from qindex_kernels.cpu.simd import (
     dot_u8i8,
     load_bytes,
@@ -25,7 +26,6 @@ from qindex_kernels.cpu.simd import (
     poke_i8,
     poke_i32,
     poke_i64,
-    prefetch,
     store_bytes,
     sum_of_lanes,
     zero_i32,
@@ -111,7 +111,7 @@ def gather(inner, rows, link, row, start, stop):
         far = distance(rows, link, norm, scale, other, peek_i32(link.sums + 4 * j) + shift)
         key = key_of(-far, other)
         if key < peek_i64(last_at):
-            insert(link.keys, link.most, key)
+            insert(link.keys, link.most, link.most, key)
     kept, before = 0, np.int64(-1)
     for j in range(min(n, link.most)):
         key = peek_i64(link.keys + 8 * j)
@@ -129,8 +129,7 @@ def note(rows, link, row, candidate, n):
     place = row_address(rows, np.int64(candidate))
     poke_i64(link.found + 8 * n, np.int64(candidate))
     poke_i64(link.places + 8 * n, place)
-    for line in range(place, place + rows.row_bytes + 63, 64):
-        prefetch(line)
+    prefetch_lines(place, rows.row_bytes)
     return n + 1
 
 

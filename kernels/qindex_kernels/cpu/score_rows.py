@@ -33,19 +33,20 @@ AHEAD = 8  # rows: chosen ones lie anywhere, so the hardware cannot know which c
 def ask_for(rows, row):
     """Prefetch all of a row."""
     prefetch(fine_address(rows, row))
-    prefetch_part(rows, row)
+    prefetch(rows.scale + 4 * row)
+    prefetch_lines(row_address(rows, row), rows.row_bytes)
     following = rows.next
     while following != 0:
         part = read_rows(following)
-        prefetch_part(part, row)
+        prefetch_lines(row_address(part, row), part.row_bytes)
         following = part.next
 
 
 @inlined
-def prefetch_part(rows, row):
-    first = row_address(rows, row)
-    for at in range(first, first + rows.row_bytes + 63, 64):
-        prefetch(at)
+def prefetch_lines(first, n_bytes):
+    """Ask for the cache lines of so many bytes."""
+    for line in range(first // 64 * 64, first + n_bytes, 64):
+        prefetch(line)
 
 
 @kernel

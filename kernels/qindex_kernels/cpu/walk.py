@@ -12,6 +12,9 @@ without those that rows have not, and else the exact score without the query's o
 target and for any number of threads or queries in a call.
 """
 
+import operator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,7 +43,7 @@ from qindex_kernels.cpu.queries import (
     shift_of,
 )
 from qindex_kernels.cpu.record import INTEGER, Record, Room, reader
-from qindex_kernels.cpu.score_rows import ask_for
+from qindex_kernels.cpu.score_rows import ask_for, prefetch_lines
 from qindex_kernels.cpu.simd import (
     add_i32,
     as_f32,
@@ -84,7 +87,8 @@ class Walk(Record):
         ("neighbours", INTEGER),  # int32 (n, degree)
         ("entries", INTEGER),  # int32 (n_entries,)
         ("n_entries", INTEGER),
-        ("ef", INTEGER),  # in whole registers of keys
+        ("ef", INTEGER),
+        ("size", INTEGER),  # of a beam: ef in whole registers of keys
         ("integers", INTEGER),  # whether fast scores are of the int8 query
         ("seen", INTEGER),  # (n,) the epoch of the walk that last saw a row, one byte
         ("epoch", INTEGER),
@@ -164,22 +168,22 @@ def take(inner, rows, queries, walk, values):
 
 @helper
 def walk_one(inner, rows, queries, walk, i):
-    ef, beam = walk.ef, walk.beam
+    size, beam = walk.size, walk.beam
     if walk.epoch == 255:
         walk.epoch = 0
         for row in range(walk.n):
             poke_i8(walk.seen + row, np.int8(0))
     walk.epoch += 1
-    clear(beam, ef)
+    clear(beam, size)
     if walk.allow != 0:
-        clear(walk.kept, ef)
+        clear(walk.kept, size)
     hops, n = 0, look_around(walk, walk.entries, walk.n_entries, 0)
     ask_for_codes(rows, walk, 0, n)
     scored, at = n, 0
     score_found(inner, rows, queries, walk, n)
     offer_found(walk, n)
-    at = next_open(beam, ef, 0)
-    while at < ef:
+    at = next_open(beam, size, 0)
+    while at < size:
         n = 0
         for _ in range(WIDTH):
             key = peek_i64(beam + 8 * at)
@@ -188,15 +192,15 @@ def walk_one(inner, rows, queries, walk, i):
             n = look_around(walk, walk.neighbours + 4 * walk.degree * row_of(key), walk.degree, n)
             ask_for_codes(rows, walk, before, n)
             hops += 1
-            at = next_open(beam, ef, at)
-            if at == ef:
+            at = next_open(beam, size, at)
+            if at == size:
                 break
-        following = peek_i64(beam + 8 * at) if at < ef else np.int64(-1)
+        following = peek_i64(beam + 8 * at) if at < size else np.int64(-1)
         scored += n
         score_found(inner, rows, queries, walk, n)
         if offer_found(walk, n) < following or following < 0:
             at = 0
-        at = next_open(beam, ef, at)
+        at = next_open(beam, size, at)
     poke_i64(walk.hops + 8 * i, np.int64(hops))
     poke_i64(walk.scored + 8 * i, np.int64(scored))
 
@@ -219,10 +223,12 @@ def look_around(walk, at, count, n):
 def ask_for_codes(rows, walk, first, n):
     """Prefetch the codes of rows noted, and note where they lie."""
     for j in range(first, n):
-        place = row_address(rows, peek_i64(walk.found + 8 * j))
+        row = peek_i64(walk.found + 8 * j)
+        place = row_address(rows, row)
         poke_i64(walk.places + 8 * j, place)
-        for line in range(place, place + rows.row_bytes + 63, 64):
-            prefetch(line)
+        prefetch_lines(place, rows.row_bytes)
+        prefetch(rows.fine + row * rows.fine_row)
+        prefetch(rows.zero + row * rows.zero_row)
 
 
 @helper
@@ -313,7 +319,7 @@ def offer_found(walk, n):
             if peek_u8(walk.allow + row) != 0:
                 key = key_of(peek_f32(walk.scores + 4 * j), row)
                 if key < peek_i64(walk.kept + 8 * (walk.ef - 1)):
-                    insert(walk.kept, walk.ef, key)
+                    insert(walk.kept, walk.size, walk.ef, key)
     beam, last_at = walk.beam, walk.beam + 8 * (walk.ef - 1)
     last = peek_i64(last_at)
     smallest, needed = last, score_of(last)
@@ -326,11 +332,9 @@ def offer_found(walk, n):
             key = key_of(peek_f32(walk.scores + 4 * j), row)
             if j >= n or key >= last:
                 continue
-            insert(beam, walk.ef, key)
+            insert(beam, walk.size, walk.ef, key)
             last, smallest = peek_i64(last_at), min(smallest, key)
-            list_at = walk.neighbours + 4 * walk.degree * row
-            for line in range(list_at, list_at + 4 * walk.degree + 63, 64):
-                prefetch(line)
+            prefetch_lines(walk.neighbours + 4 * walk.degree * row, 4 * walk.degree)
         needed = score_of(last)
     return smallest
 
@@ -402,7 +406,8 @@ class _Room:
             part=part, scales=scales, zeros=zeros, scratch=scratch, fine_scratch=fine_scratch, fine_query=fine_query,
             heap=heap,
         )  # fmt: skip
-        self.known = (
+        self.graph: tuple[Any, ...] = (None, None, None)  # of the last call
+        self.addresses = (
             self.functions.address, found.address, self.queries.address, self.fine_functions.address, finer.address,
             self.walk.address,
         )  # fmt: skip
@@ -444,18 +449,20 @@ def walk(
         room = None
     if room is None or not room.fits(finer, size, noted, k):
         room = _Room(rows, fine, max(size, 256), noted, max(k, 100))
-    walk = room.walk
+    walk, graph = room.walk, (neighbours, entries, ids)
+    if not all(map(operator.is_, graph, room.graph)):
+        room.graph = graph
+        walk.neighbours, walk.degree, walk.ids = address(neighbours), degree, address(ids)
+        walk.entries, walk.n_entries = address(entries), len(entries)
     width = k or ranked
     best, scores, work = np.empty((m, width), np.int64), np.empty((m, width), np.float32), np.empty((2, m), np.int64)
     values, fine_values, fine_offset = contiguous(values), contiguous(fine_values), contiguous(fine_offset)
-    walk.neighbours, walk.degree = address(neighbours), degree
-    walk.entries, walk.n_entries, walk.ids, walk.allow = address(entries), len(entries), address(ids), address(allow)
-    walk.m, walk.k, walk.ef, walk.ranked = m, k, size, min(ranked, size)
-    walk.kept = room.beams[allow is not None]
+    walk.allow, walk.kept = address(allow), room.beams[allow is not None]
+    walk.m, walk.k, walk.ef, walk.size, walk.ranked = m, k, ef, size, min(ranked, ef)
     walk.values, walk.fine_values, walk.fine_offset = address(values), address(fine_values), address(fine_offset)
     walk.best, walk.best_scores = address(best), address(scores)
     walk.hops = address(work)
     walk.scored = walk.hops + 8 * m
-    walk_all(*room.known)
+    walk_all(*room.addresses)
     spare.append(room)
     return best, scores, work[0], work[1]
