@@ -247,7 +247,7 @@ class Codes:
     @property
     def column_scale(self) -> NDArray[np.float32] | None:
         """(dim,) factors of the dimensions, which a caller multiplies into the queries; None stands for ones."""
-        return self.scales[-1].values if len(self.scales) > len(self.blocks) else None
+        return self.scales[-1].values if self.scales and self.scales[-1].size == 1 else None
 
     @property
     def nbytes(self) -> int:

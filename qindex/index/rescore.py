@@ -36,7 +36,7 @@ class FineCoder:
 
     def encode(self, vectors: Vectors) -> Codes:
         """What is stored of (n, dim) floats beside the coarse codes."""
-        return self.beside(Coder(self.quantizer, self.metric).encode(vectors))
+        return self.beside(self._coder.encode(vectors))
 
     def beside(self, codes: Codes) -> Codes:
         """What is stored of codes of the finer quantizer."""
@@ -50,7 +50,7 @@ class FineCoder:
         """(m, dim) floats for these rows; `coarse` are the same queries for the coarse codes."""
         if self._shared_bits:
             return for_joined(coarse, self._shared_bits)
-        return Coder(self.quantizer, self.metric).prepare(queries)
+        return self._coder.prepare(queries)
 
     def dim(self, stored: Codes) -> int:
         """Of the vectors that were coded. ValueError for what this coder cannot have stored."""
@@ -60,6 +60,10 @@ class FineCoder:
         if not mine.is_like(dataclasses.replace(stored, offset=None)):
             raise ValueError(f"rescore_codes must be what {self.quantizer!r} keeps beside the signs, got other codes")
         return stored.dim
+
+    @cached_property
+    def _coder(self) -> Coder:
+        return Coder(self.quantizer, self.metric)
 
     @cached_property
     def _shared_bits(self) -> int:
