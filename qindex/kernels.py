@@ -368,12 +368,11 @@ def topk_lists(
         return found
 
     n_parts = max(1, min(threads.count, work_bytes // _SPLIT_BYTES, m))
+    if n_parts == 1:
+        return _padded(Matches(*run(slice(0, m))), k)
     parts = threads.map(run, [(part,) for part in split(m, n_parts)])
-    found = [rows for rows, _ in parts], [scores for _, scores in parts]
-    padding = _no_matches(m, k - kept)
-    return Matches(
-        np.hstack([np.concatenate(found[0]), padding.ids]), np.hstack([np.concatenate(found[1]), padding.scores])
-    )
+    found = Matches(np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts]))
+    return _padded(found, k)
 
 
 def largest(numbers: NDArray[np.float32], p: int) -> NDArray[np.int32]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,9 @@ from qindex.index.stored import Stored
 from qindex.types import Matches, Queries, Vectors
 
 DEFAULT_OVERSAMPLE = 4
+
+# Up to this share of rows, copies of those that are allowed are scanned faster than all lists (kernels.topk).
+_FEW = 0.1
 
 # Copying an allowed row, to scan the copies alone, takes as long as scanning so many rows for a query of a batch.
 _COPY = 16
@@ -54,7 +59,11 @@ class Probing:
         m = len(queries)
         self.scored, self.n_probed = np.zeros(m, np.int64), np.zeros(m, np.int64)
         self._matches: Matches | None = None
-        self.scores = lists.scores(self.queries, stored.metric) if m else np.empty((0, len(lists)), np.float32)
+
+    @cached_property
+    def scores(self) -> NDArray[np.float32]:
+        """(m, lists): of centroids."""
+        return self.lists.scores(self.queries, self.stored.metric)
 
     def found(self, k: int) -> Matches:
         if self._matches is not None:
@@ -65,8 +74,9 @@ class Probing:
     def probe(self, wanted: int, nprobe: int | None) -> None:
         """Look at `nprobe` lists, or at those that promise something."""
         everything = slice(None)
-        if self.most * len(self.lists) <= (nprobe or 2 * FIRST) * len(self.stored):
-            nprobe = len(self.lists)  # as many rows are allowed as would be scored anyway
+        share = self.most / len(self.stored)
+        if share <= min(_FEW, (nprobe or 2 * FIRST) / len(self.lists)):
+            return self._look_at_all(wanted)
         if nprobe is not None:
             self._look(everything, kernels.largest(self.scores, nprobe), wanted)
             return
@@ -77,6 +87,15 @@ class Probing:
         more = self.lists.promising(self.queries, self.scores, worst, self.stored.metric)
         np.put_along_axis(more, first.astype(np.int64), False, axis=1)
         self._look(everything, _padded(more), wanted)
+
+    def _look_at_all(self, wanted: int) -> None:
+        """Score all rows that are allowed: they are no more than would be scored anyway."""
+        if self.of_residuals:
+            every = np.arange(len(self.lists), dtype=np.int32)
+            return self._look(slice(None), np.tile(every, (len(self.queries), 1)), wanted)
+        stored = self.stored
+        self._matches = kernels.topk(self.prepared, stored.codes, wanted, ids=stored.ids, allow=self.allow)
+        self.scored[:], self.n_probed[:] = self.most, len(self.lists)
 
     def fill_up(self, k: int) -> None:
         """Probe on for the queries that have found less than k rows, in more and more lists."""
@@ -103,7 +122,9 @@ class Probing:
             return
         metric, ids = self.stored.metric, self.stored.ids
         bases = self.lists.bases(self.queries[some], probes, metric) if self.of_residuals else None
-        prepared = Queries(self.prepared.values[some], self.prepared.offset[some])
+        prepared = self.prepared
+        if not isinstance(some, slice):
+            prepared = Queries(prepared.values[some], prepared.offset[some])
         codes, runs, own, rows = self.stored.codes, self.lists.runs, self.allow, None
         if own is not None and self.most * _COPY <= len(probes) * self._rows_probed(probes).mean():
             rows = np.flatnonzero(own)
