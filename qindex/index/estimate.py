@@ -1,8 +1,11 @@
 """What an index will take before it is built: bytes, and seconds to build and to open.
 
 Bytes are exact but for what a quantizer has learnt (at most dim x dim numbers) and the header of a file.
-Seconds are made of the constants below, which `benchmarks/ann.py --only constants` measures, on real vectors of 384
-numbers and one thread: an Intel Xeon with AVX-512 VNNI at 2.5 GHz. `benchmarks/ann.py --only scale` checks both.
+
+Seconds are made of the constants below, of one thread of an Intel Xeon with AVX-512 VNNI at 2.5 GHz and real vectors of
+384 numbers. ENCODE_NS is `encode_us` of benchmarks/results/quality.json. The others are single measurements, of 25,000
+and 100,000 rows on a machine that had other work: processor time, but for opening, which is time of the clock. More rows
+than that are extrapolated. `benchmarks/ann.py --only constants` measures all of them, `--only scale` checks the sums.
 """
 
 from __future__ import annotations
@@ -31,11 +34,11 @@ ENCODE_NS = {  # to encode a number of a vector
     "ProductQuantizer": 41.0,
 }
 COMPARE_NS = 0.02  # a number of a row with that of a centroid
-LINK_US = 200.0  # to link a row of 384 numbers among 100,000
-LINK_GROWTH = 0.15  # by this power of the rows
+LINK_US = 334.0  # to link a row of 384 numbers among 100,000
+LINK_GROWTH = 0.29  # by this power of the rows
 LINK_FIXED = 200  # numbers that would take as long as what is the same for rows of any length
-OPEN_S = 0.003
-OPEN_NS = 0.5  # to check an id
+OPEN_S = 0.016
+OPEN_NS = 6.0  # to check an id
 
 _THREADED = (RaBitQ, LloydMax)  # the others encode on one thread
 _ROUNDS, _SAMPLE, _SMALLEST_SAMPLE = 12, 64, 16_384  # of k-means; the sample is of each list
