@@ -21,7 +21,7 @@ def draw(result: dict[str, Any], file: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     shown = [name for name in TITLES if name in result]
     figure, all_axes = pyplot.subplots(
@@ -33,8 +33,10 @@ def draw(result: dict[str, Any], file: Path) -> None:
             axes.plot([recall for recall, _ in points], [qps for _, qps in points], label=label, **look)
         axes.set_yscale("log")
         axes.set_xlim(LOWEST, 1)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
-        axes.grid(color="#e6e6e6", linewidth=0.6, which="both")
+        axes.grid(color="#e6e6e6", linewidth=0.6)
+        axes.minorticks_off()
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         settings = section["settings"]

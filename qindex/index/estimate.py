@@ -1,8 +1,11 @@
 """What an index will take before it is built: bytes, and seconds to build and to open.
 
 Bytes are exact but for what a quantizer has learnt (at most dim x dim numbers) and the header of a file.
-Seconds are made of the constants below, which `benchmarks/ann.py --only constants` measures, on real vectors of 384
-numbers and one thread: an Intel Xeon with AVX-512 VNNI at 2.5 GHz. `benchmarks/ann.py --only scale` checks both.
+
+Seconds are made of the constants below, of one thread of an Intel Xeon with AVX-512 VNNI at 2.5 GHz and real vectors of
+384 numbers. ENCODE_NS is `encode_us` of benchmarks/results/quality.json. The others are single measurements, of 25,000
+and 100,000 rows on a machine that had other work: processor time, but for opening, which is time of the clock. More rows
+than that are extrapolated. `benchmarks/ann.py --only constants` measures all of them, `--only scale` checks the sums.
 """
 
 from __future__ import annotations
@@ -18,24 +21,24 @@ Kind = Literal["flat", "ivf", "graph"]
 KINDS: tuple[Kind, ...] = ("flat", "ivf", "graph")
 
 ENCODE_NS = {  # to encode a number of a vector
-    "Float32": 3.0,
-    "Float16": 8.0,
-    "Float8": 34.0,
-    "Int8": 20.0,
-    "Int4": 68.0,
-    "Binary": 11.0,
-    "RaBitQ": 34.0,
-    "LloydMax": 25.0,
-    "Spectral": 100.0,
-    "Microscaling": 42.0,
+    "Float32": 8.2,
+    "Float16": 19.6,
+    "Float8": 31.5,
+    "Int8": 19.8,
+    "Int4": 68.2,
+    "Binary": 11.6,
+    **dict(zip((f"RaBitQ({b})" for b in range(1, 9)), (14.7, 32.0, 31.7, 40.1, 48.7, 52.9, 49.9, 45.2), strict=True)),
+    **dict(zip((f"LloydMax({b})" for b in range(1, 5)), (16.2, 23.3, 26.6, 31.1), strict=True)),
+    "Spectral": 144.0,
+    "Microscaling": 56.2,
     "ProductQuantizer": 41.0,
 }
 COMPARE_NS = 0.02  # a number of a row with that of a centroid
-LINK_US = 200.0  # to link a row of 384 numbers among 100,000
-LINK_GROWTH = 0.15  # by this power of the rows
+LINK_US = 334.0  # to link a row of 384 numbers among 100,000
+LINK_GROWTH = 0.29  # by this power of the rows
 LINK_FIXED = 200  # numbers that would take as long as what is the same for rows of any length
-OPEN_S = 0.003
-OPEN_NS = 0.5  # to check an id
+OPEN_S = 0.016
+OPEN_NS = 6.0  # to check an id
 
 _THREADED = (RaBitQ, LloydMax)  # the others encode on one thread
 _ROUNDS, _SAMPLE, _SMALLEST_SAMPLE = 12, 64, 16_384  # of k-means; the sample is of each list
@@ -63,7 +66,7 @@ def estimate(
 ) -> Estimate:
     """What an index of n vectors of dim numbers takes. Arguments and defaults are those of `build`.
 
-    `threads` are those that build it (default: those in use).
+    `threads` are those that build it (default: those in use). With metric "l2", each code of a row has 4 bytes more.
     """
     for name, value in (("n", n), ("dim", dim), ("nlist", nlist), ("degree", degree), ("threads", threads)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -73,10 +76,9 @@ def estimate(
     for name, value, of in (("nlist", nlist, "ivf"), ("degree", degree, "graph")):
         if value is not None and index != of:
             raise ValueError(f'{name} needs index="{of}", got index={index!r}')
-    if quantizer is None:
-        if index == "graph" and rescore is None:
-            rescore = Int8()
-        quantizer = Int4() if index == "graph" else Int8()
+    if index == "graph" and quantizer is None and rescore is None:
+        quantizer, rescore = Int4(), Int8()
+    quantizer = quantizer or Int8()
     threads = threads or in_use.count
 
     second = 0 if rescore is None else rescore.bytes_per_vector(dim) - _shared_bytes(quantizer, rescore, dim, index)
@@ -116,11 +118,17 @@ def _shared_bytes(quantizer: Quantizer, rescore: Quantizer, dim: int, index: Kin
     return math.ceil(dim * rescore.bits / 8) - math.ceil(dim * (rescore.bits - 1) / 8)
 
 
-def _encode_ns(quantizer: Quantizer, threads: int) -> float:
-    """Of a number. What transforms take is left out."""
+def encode_name(quantizer: Quantizer) -> str:
+    """The name in ENCODE_NS; of a Chain that of its quantizer, since transforms take little beside it."""
     if isinstance(quantizer, Chain):
-        quantizer = quantizer.quantizer
+        return encode_name(quantizer.quantizer)
     name = type(quantizer).__name__
+    return f"{name}({quantizer.bits})" if isinstance(quantizer, (RaBitQ, LloydMax)) else name
+
+
+def _encode_ns(quantizer: Quantizer, threads: int) -> float:
+    """Of a number."""
+    name = encode_name(quantizer)
     if name not in ENCODE_NS:
-        raise ValueError(f"quantizer must be one of {', '.join(ENCODE_NS)} or a Chain with one, got {quantizer!r}")
+        raise ValueError(f"quantizer must be of {', '.join(ENCODE_NS)} or a Chain with one, got {quantizer!r}")
     return ENCODE_NS[name] / (threads if isinstance(quantizer, _THREADED) else 1)

@@ -1,7 +1,21 @@
 import numpy as np
 import pytest
 
-from qindex import PCA, Binary, Chain, FlatIndex, Float16, Int4, Int8, LloydMax, Microscaling, RaBitQ, Spectral
+from qindex import (
+    PCA,
+    Binary,
+    Chain,
+    FlatIndex,
+    Float16,
+    GraphIndex,
+    Int4,
+    Int8,
+    IVFIndex,
+    LloydMax,
+    Microscaling,
+    RaBitQ,
+    Spectral,
+)
 from qindex.index.estimate import KINDS, default_lists, estimate
 
 N, DIM = 3_000, 100
@@ -75,3 +89,24 @@ def test_bad_input_is_named(settings, message):
     with pytest.raises(ValueError) as raised:  # noqa: PT011
         estimate(**{"n": N, "dim": DIM} | settings)
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("index", "quantizer", "rescore"),
+    [
+        ("ivf", None, None),
+        ("ivf", RaBitQ(1), RaBitQ(4)),
+        ("ivf", Int4(), Int8()),
+        ("graph", None, None),
+        ("graph", Int8(), None),
+        ("graph", RaBitQ(1), Int8()),
+    ],
+    ids=str,
+)
+def test_bytes_of_other_indexes_are_those_of_their_files_but_for_what_was_learnt(
+    vectors, index, quantizer, rescore, tmp_path
+):
+    build = {"ivf": IVFIndex, "graph": GraphIndex}[index].build
+    build(vectors, quantizer, rescore=rescore).save(tmp_path / "index.qindex")
+    expected = estimate(N, DIM, index=index, quantizer=quantizer, rescore=rescore).n_bytes
+    assert abs((tmp_path / "index.qindex").stat().st_size - expected) <= 8_192
