@@ -4,8 +4,8 @@ Bytes are exact but for what a quantizer has learnt (at most dim x dim numbers) 
 
 Seconds are made of the constants below, of one thread of an Intel Xeon with AVX-512 VNNI at 2.5 GHz and real vectors of
 384 numbers. ENCODE_NS is `encode_us` of benchmarks/results/quality.json. The others are single measurements, of 25,000
-and 100,000 rows on a machine that had other work: processor time, but for opening, which is by the clock. Builds of more
-rows are extrapolated. `benchmarks/ann.py --only constants` measures all of them, `--only scale` checks the sums.
+and 100,000 rows on a machine that had other work: processor time, but for opening, by the clock. Builds of more rows
+are extrapolated. `benchmarks/ann.py --only constants` measures all of them, `--only scale` checks the sums.
 """
 
 from __future__ import annotations
