@@ -28,6 +28,7 @@ Point = dict[str, Any]
 def built(engine: Engine, data: Vectorised, cores: int) -> dict[str, Any]:
     """Builds the engine: what it took and what it takes."""
     threads = cores if engine.slow else 1
+    engine.warm_up(data.documents)
     before = _resident()
     started, processor = time.perf_counter(), time.process_time()
     engine.fit(data.documents, threads)

@@ -28,6 +28,9 @@ class Engine(ABC):
         self.line = line  # of the picture: engines of a line are drawn as one, by the best of them
         self.ladder = ladder  # settings of a search
 
+    def warm_up(self, vectors: Vectors) -> None:  # noqa: B027
+        """Do what happens once on a machine, and not for each index."""
+
     @abstractmethod
     def fit(self, vectors: Vectors, threads: int) -> None:
         """Build the index. Searches then run on one thread."""

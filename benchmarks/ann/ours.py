@@ -8,12 +8,16 @@ from ann.engine import BEAMS, PROBES, Engine, Ids, Setting, grid
 from qindex import Float16, GraphIndex, Int4, Int8, IVFIndex, LloydMax, RaBitQ, Spectral
 from qindex.types import Quantizer, Vectors
 
+FEW = 2048  # rows that are indexed first, so that kernels are compiled
 SEVERAL = (None, 2, 4)  # times k rows that are rescored; None: what the index does by itself
 
 
 class Ours(Engine):
     library = "qindex"
     index: GraphIndex | IVFIndex
+
+    def warm_up(self, vectors: Vectors) -> None:
+        self.fit(vectors[:FEW], 1)
 
     def set(self, **setting: Any) -> None:
         self.setting = setting
