@@ -10,7 +10,7 @@ LEVELS = ("0.90", "0.95", "0.99")
 def short(result: dict[str, Any]) -> str:
     """The fastest of each library at each recall: graphs, then inverted lists."""
     rows = []
-    for name in ("graphs", "lists"):
+    for name in (section for section in ("graphs", "lists") if section in result):
         by_library: dict[str, list[dict[str, Any]]] = {}
         for row in result[name]["rows"]:
             by_library.setdefault(row["library"], []).append(row)

@@ -95,8 +95,8 @@ def decoded(stored: Stored) -> VectorsOf:
     """What is known of the vectors of rows."""
 
     def vectors(rows: Rows) -> Vectors:
-        if stored.rescore is not None:
-            return stored.rescore.dequantize(stored.fine_rows[rows])
+        if stored.rescore_codes is not None:
+            return stored.fine.decode(stored.codes[rows], stored.rescore_codes[rows])
         return stored.quantizer.dequantize(stored.codes[rows])
 
     return vectors

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qindex import kernels
 from qindex.index.metric import Coder, Metric, decoded_dim, normalised
 from qindex.quantize import RaBitQ
-from qindex.quantize.stages import for_joined, joined, remainder, share_signs
+from qindex.quantize.stages import for_joined, joined, remainder, restored, share_signs
 from qindex.types import Codes, Matches, Quantizer, Queries, Vectors, row_norms
 
 
@@ -51,6 +51,11 @@ class FineCoder:
         if self._shared_bits:
             return for_joined(coarse, self._shared_bits)
         return self._coder.prepare(queries)
+
+    def decode(self, coarse: Codes, stored: Codes) -> Vectors:
+        """The vectors (n, dim) that the codes stand for."""
+        codes = restored(coarse, stored, self._shared_bits) if self._shared_bits else stored
+        return self.quantizer.dequantize(codes)
 
     def dim(self, stored: Codes) -> int:
         """Of the vectors that were coded. ValueError for what this coder cannot have stored."""

@@ -34,6 +34,13 @@ def remainder(codes: Codes, bits: int) -> Codes:
     return dataclasses.replace(codes, data=data, format=format, max_norm=float(norms.max(initial=0)) * ROUNDED_UP)
 
 
+def restored(signs: Codes, rest: Codes, bits: int) -> Codes:
+    """The codes of `RaBitQ(bits)` of which `remainder` is what is left."""
+    format = FORMATS[f"half{bits}"]
+    leading = SIGN.unpack(signs.data, signs.dim).astype(np.uint8) << np.uint8(bits - 1)
+    return dataclasses.replace(rest, data=format.pack(leading | rest.format.unpack(rest.data, rest.dim)), format=format)
+
+
 def joined(signs: Codes, rest: Codes) -> Codes:
     """Rows that hold the signs and, behind them, the remainder."""
     whole_row = dataclasses.replace(rest.scales[0], size=-(-2 * rest.dim // 16) * 16)

@@ -5,8 +5,9 @@ import pytest
 from clustered_rows import clustered, recall
 
 import qindex
-from qindex import FlatIndex, GraphIndex, Int4, Int8, kernels
+from qindex import FlatIndex, GraphIndex, Int4, Int8, RaBitQ, kernels
 from qindex.index.graph import Steps
+from qindex.index.metric import Metric
 
 VECTORS, QUERIES = clustered(6000, 48, 0), clustered(60, 48, 1)
 
@@ -40,11 +41,19 @@ def test_a_walk_that_keeps_all_rows_finds_what_a_scan_finds(graph: GraphIndex, f
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 def test_every_metric_and_codes_of_every_kind_find_their_rows(metric: str) -> None:
     vectors = VECTORS[:1500] * np.random.default_rng(2).uniform(0.5, 1.5, (1500, 1)).astype(np.float32)
-    for quantizer, fine in ((Int8(), None), (qindex.Float16(), None), (qindex.RaBitQ(2), Int8()), (Int4(), Int4())):
+    for quantizer, fine in ((Int8(), None), (qindex.Float16(), None), (RaBitQ(2), Int8()), (Int4(), Int4())):
         options = {"metric": metric, "rescore": fine}
         index = GraphIndex.build(vectors, quantizer, progress=False, **options)  # type: ignore[arg-type]
         oracle = FlatIndex.build(vectors, quantizer if fine is None else fine, metric=metric)  # type: ignore[arg-type]
         assert recall(index.search(QUERIES, 10, ef=128).ids, oracle.search(QUERIES, 10).ids) >= 0.93
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+def test_a_graph_on_signs_that_the_finer_codes_share_finds_its_rows(metric: Metric) -> None:
+    index = GraphIndex.build(VECTORS[:600], RaBitQ(1), rescore=RaBitQ(4), metric=metric, progress=False)
+    added = index.add(VECTORS[600:700])
+    found = index.search(VECTORS[:700], 1, ef=128).ids[:, 0]
+    assert np.mean(found == np.concatenate([np.arange(600), added])) >= 0.98
 
 
 def test_scores_are_exact_and_ties_go_to_the_smaller_id() -> None:
