@@ -14,7 +14,7 @@ from qindex.index import rescore
 from qindex.index.allow import Allow
 from qindex.index.base import StoredIndex
 from qindex.index.growable import Growable
-from qindex.index.ids import as_count, as_integers, held_ids, new_ids
+from qindex.index.ids import as_count, distinct_ids, held_ids, new_ids
 from qindex.index.linking import Graph, Space, decoded, entry_rows, insert, shortened, without
 from qindex.index.metric import Metric
 from qindex.index.stored import REMOVED, Growing, Stored
@@ -242,9 +242,7 @@ class GraphIndex(StoredIndex):
         with self._lock:
             stored = self._state.stored
             rows = as_vectors(vectors, dim=stored.dim)
-            given = as_integers(ids)
-            changed = new_ids(given, len(rows), stored.next_id, np.empty(0, np.int64))
-            held_ids(given, stored.held)
+            changed = held_ids(distinct_ids(ids, len(rows)), stored.held)
             if len(rows):
                 self._append(rows, changed, np.where(np.isin(stored.ids, changed), REMOVED, stored.ids))
                 self._compact_if(2 * len(self._state.stored.held) < len(self._state.stored))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from qindex import io
 from qindex.index.allow import Allow
 from qindex.index.base import StoredIndex, find_filtered
-from qindex.index.ids import as_count, as_ids, held_ids, new_ids
+from qindex.index.ids import as_count, as_ids, distinct_ids, held_ids, new_ids
 from qindex.index.lists import Lists, in_space
 from qindex.index.metric import Metric, check_metric, unbiased
 from qindex.index.probe import DEFAULT_OVERSAMPLE, find
@@ -248,7 +248,7 @@ class IVFIndex(StoredIndex):
         """Put other vectors in the place of those of some ids, all at once. ValueError if an id is not held."""
         with self._lock:
             rows = as_vectors(vectors, dim=self.dim)
-            renewed = as_ids(ids, len(rows), 0)
+            renewed = distinct_ids(ids, len(rows))
             gone = held_ids(renewed, self._state.stored.held)
             if len(gone):
                 self._append(self._without(gone), rows, renewed)
