@@ -51,6 +51,8 @@ class GraphState:
         if not isinstance(self.stored, Stored):
             raise ValueError(f"a GraphIndex holds stored rows, got {self.stored!r}")
         n, lists, entries = len(self.stored), self.neighbours, self.entries
+        if n > MAX_ROWS:
+            raise ValueError(f"a GraphIndex holds at most {MAX_ROWS} rows, got {n}")
         # Numbers out of range do no harm: a walk takes the last row for them.
         if (
             lists.dtype != np.int32
@@ -63,7 +65,8 @@ class GraphState:
                 f"neighbours must be C-contiguous int32 ({n}, degree of 1 to {MAX_DEGREE}), got {lists.dtype} "
                 f"{lists.shape}"
             )
-        if entries.dtype != np.int32 or entries.ndim != 1 or not 1 <= len(entries) + (n == 0) <= MAX_DEGREE:
+        some = 1 <= len(entries) + (n == 0) <= MAX_DEGREE
+        if entries.dtype != np.int32 or entries.ndim != 1 or not entries.flags.c_contiguous or not some:
             raise ValueError(f"entries must be int32, 1 to {MAX_DEGREE} of them, got {entries.dtype} {entries.shape}")
         if not isinstance(self.ef_construction, int) or self.ef_construction < 1:
             raise ValueError(f"ef_construction must be a positive integer, got {self.ef_construction!r}")
@@ -186,8 +189,8 @@ class GraphIndex(StoredIndex):
         find more. Of these, the best `oversample * k` are ranked by exact scores (default: all; only with `rescore`).
 
         `allow` restricts the answer: a boolean mask aligned with `ids`, an array of ids, or a list of m such, one for
-        each query. The walk then keeps more rows, as many times as rows are more than those allowed; where a scan of
-        those allowed costs less, they are scanned.
+        each query. The walk then keeps so many more rows that k of those allowed may be expected among them; where a
+        scan of those allowed is estimated to cost less, they are scanned.
 
         With `explain`, what the search did comes with the matches.
         """
@@ -322,7 +325,7 @@ def _find(
         none = np.zeros(m, np.int64)
         return Matches(np.full((m, k), -1, np.int64), np.full((m, k), -np.inf, np.float32)), Steps(none, none, none)
     if mask is not None:
-        wider = min(-(-ef * len(stored) // allowed), len(stored))
+        wider = min(ef + k * (len(stored) - allowed) // allowed, len(stored))  # the best k of those allowed fit in
         scanned = allowed if allowed < _COPIED_SHARE * len(stored) else len(stored)
         copied = allowed if scanned < len(stored) else 0
         if _SCAN_US * scanned + _COPY_US * copied / max(m, 1) < _WALK_US * wider:

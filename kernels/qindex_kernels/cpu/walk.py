@@ -379,7 +379,8 @@ class _Room:
 
     def __init__(self, rows: Rows, fine: Rows, size: int, degree: int, k: int) -> None:
         found, finer = addressed(rows), addressed(fine)
-        self.size, self.degree, self.k, self.fine = size, degree, k, finer
+        self.size, self.degree, self.k = size, degree, k
+        self.fine = None if finer is found else finer  # rows keep their rooms, so that these must not keep the rows
         integers = takes_integers(rows, found)
         names = ("dots_at",) if integers else ()
         self.functions = functions_for(rows, *names, *decoding(found), scanning=True)
@@ -404,7 +405,7 @@ class _Room:
             self.walk.address,
         )  # fmt: skip
 
-    def fits(self, fine: RowAddresses, size: int, degree: int, k: int) -> bool:
+    def fits(self, fine: RowAddresses | None, size: int, degree: int, k: int) -> bool:
         return self.fine is fine and self.size >= size and self.degree >= degree and self.k >= k
 
 
@@ -439,7 +440,7 @@ def walk(
         room = spare.pop()  # a list is safe between threads
     except IndexError:
         room = None
-    if room is None or not room.fits(finer, size, noted, k):
+    if room is None or not room.fits(None if finer is found else finer, size, noted, k):
         room = _Room(rows, fine, max(size, 256), noted, max(k, 100))
     walk, graph = room.walk, (neighbours, entries, ids)
     if not all(map(operator.is_, graph, room.graph)):
