@@ -25,9 +25,10 @@ DEFAULT_DEGREE, DEFAULT_EF_CONSTRUCTION, DEFAULT_EF = 32, 100, 64
 MAX_DEGREE, MAX_ROWS = 512, (1 << 31) - 2
 
 # What a search of filtered rows costs, measured on 384 dimensions in microseconds: one more row in the beam of a walk,
-# one row scanned, and one row copied to be scanned, which happens once for all queries of a call.
-_WALK_US, _SCAN_US, _COPY_US = 0.6, 0.01, 0.06
-_COPIED_SHARE = 0.1  # below this share of allowed rows, the others are not scanned
+# one row ranked where it lies, and one row scanned. What is scanned of few rows are copies, made once for all queries
+# of a call; of many, all rows are scanned.
+_WALK_US, _RANK_US, _SCAN_US, _COPY_US, _COPIES_US = 0.6, 0.1, 0.01, 0.06, 300.0
+_COPIED_SHARE = 0.1
 
 
 class Steps(NamedTuple):
@@ -326,9 +327,7 @@ def _find(
         return Matches(np.full((m, k), -1, np.int64), np.full((m, k), -np.inf, np.float32)), Steps(none, none, none)
     if mask is not None:
         wider = min(ef + k * (len(stored) - allowed) // allowed, len(stored))  # the best k of those allowed fit in
-        scanned = allowed if allowed < _COPIED_SHARE * len(stored) else len(stored)
-        copied = allowed if scanned < len(stored) else 0
-        if _SCAN_US * scanned + _COPY_US * copied / max(m, 1) < _WALK_US * wider:
+        if min(_RANK_US * allowed, _scan_us(allowed, len(stored), m)) < _WALK_US * wider:
             return _scan(stored, queries, k, most, mask)
         most, ef = min(most, ef), wider
     prepared = stored.coder.prepare(queries)
@@ -348,12 +347,26 @@ def _find(
     return found, steps
 
 
+def _scan_us(allowed: int, n: int, m: int) -> float:
+    """What a scan costs for each of m queries."""
+    if allowed >= _COPIED_SHARE * n:
+        return _SCAN_US * n
+    return _SCAN_US * allowed + (_COPIES_US + _COPY_US * allowed) / max(m, 1)
+
+
 def _scan(stored: Stored, queries: Vectors, k: int, most: int, mask: NDArray[np.bool_] | None) -> tuple[Matches, Steps]:
-    """The best of all rows allowed."""
-    m = len(queries)
-    scored = np.full(m, len(stored) if mask is None else np.count_nonzero(mask))
-    if stored.rescore is None:
-        found = kernels.topk(stored.coder.prepare(queries), stored.codes, k, ids=stored.ids, allow=mask)
+    """The best of all rows allowed: ranked where they lie, or scanned."""
+    m, n = len(queries), len(stored)
+    rows = np.arange(n) if mask is None else np.flatnonzero(mask)
+    prepared, scored = stored.coder.prepare(queries), np.full(m, len(rows))
+    if _RANK_US * len(rows) < _scan_us(len(rows), n, m):
+        fine = (prepared, stored.codes)
+        if stored.rescore is not None:
+            fine = (stored.fine.prepare(queries, prepared), stored.fine_rows)
+        found, rescored = kernels.rescore(*fine, np.broadcast_to(rows, (m, len(rows))), k, ids=stored.ids)
+        scored = np.zeros(m, np.int64)
+    elif stored.rescore is None:
+        found = kernels.topk(prepared, stored.codes, k, ids=stored.ids, allow=mask)
         rescored = np.zeros(m, np.int64)
     else:
         stages = rescore.Search(stored.codes, stored.fine, stored.fine_rows, stored.ids, mask)
