@@ -24,9 +24,9 @@ from qindex.types import Matches, Quantizer, Vectors, as_vectors
 DEFAULT_DEGREE, DEFAULT_EF_CONSTRUCTION, DEFAULT_EF = 32, 100, 64
 MAX_DEGREE, MAX_ROWS = 512, (1 << 31) - 2
 
-# What a search of filtered rows costs, measured on 384 dimensions in microseconds: one more row in the beam of a walk,
-# one row ranked where it lies, and one row scanned. What is scanned of few rows are copies, made once for all queries
-# of a call; of many, all rows are scanned.
+# About what a search of filtered rows costs in microseconds, at 384 dimensions: one more row in the beam of a walk, one
+# row ranked where it lies, and one row scanned. What is scanned of few rows are copies, made once for all queries of a
+# call; of many, all rows are scanned. Rough figures of a busy machine, which only choose the way.
 _WALK_US, _RANK_US, _SCAN_US, _COPY_US, _COPIES_US = 0.6, 0.1, 0.01, 0.06, 300.0
 _COPIED_SHARE = 0.1
 
