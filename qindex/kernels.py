@@ -446,6 +446,7 @@ def walk(
     `ranked` best **rows** and their fast scores instead. Also how many rows were expanded, and how many scored: (m,).
     """
     neighbours, entries = graph
+    allow = None if allow is None else np.ascontiguousarray(allow)
     fine_queries, fine_codes = fine or (queries, codes)
     if len(queries) == 0:
         return _no_matches(0, k or ranked), np.zeros(0, np.int64), np.zeros(0, np.int64)

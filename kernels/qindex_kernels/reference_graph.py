@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from qindex_kernels.layout import Rows
 from qindex_kernels.reference import PLANES, SPANS, UNITS, block_scale, levels, quantize, score_rows
 
-WIDTH = 2  # rows that are expanded at once
 KEYS = 8  # so many candidates are looked at, or a multiple
 
 _FLOATS = ("float32", "float16", "e4m3", "e5m2", "e3m4", "e3m2", "nf4")
@@ -37,9 +36,9 @@ def walk(
     """The k best rows that a walk meets for each query: ids (m, k), -1 where there are no more, and exact scores.
 
     A walk keeps the `ef` best rows it has seen, by fast scores, of equal ones the smaller row. It starts with the
-    entries; while some of these rows are not expanded, it expands the WIDTH best such at once: sees their neighbours
-    (n, degree). Of all that it has seen and that `allow` allows, the `ranked` best, of the best `ef`, are ranked by
-    exact scores of the `fine` rows, ties to the smaller id.
+    entries; while some of these rows are not expanded, it expands the best such: sees its neighbours, of (n, degree).
+    Of all that it has seen and that `allow` allows, the `ranked` best, of the best `ef`, are ranked by exact scores of
+    the `fine` rows, ties to the smaller id.
 
     With k = 0, the `ranked` best rows (m, ranked) and their fast scores instead. Also how many rows were expanded, and
     how many were scored: (m,) each.
@@ -62,7 +61,7 @@ def walk(
             kept = np.sort(np.concatenate([kept, allowed]))[:ef]
             scored[i] += len(new)
             chosen = _rows_of(beam)
-            chosen = chosen[~expanded[chosen]][:WIDTH]
+            chosen = chosen[~expanded[chosen]][:1]
             expanded[chosen] = True
             hops[i] += len(chosen)
             following = neighbours[chosen].reshape(-1)

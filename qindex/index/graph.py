@@ -24,10 +24,11 @@ from qindex.types import Matches, Quantizer, Vectors, as_vectors
 DEFAULT_DEGREE, DEFAULT_EF_CONSTRUCTION, DEFAULT_EF = 32, 100, 64
 MAX_DEGREE, MAX_ROWS = 512, (1 << 31) - 2
 
-# What a search of filtered rows costs, measured on 384 dimensions in microseconds: one more row in the beam of a walk,
-# one row scanned, and one row copied to be scanned, which happens once for all queries of a call.
-_WALK_US, _SCAN_US, _COPY_US = 0.6, 0.01, 0.06
-_COPIED_SHARE = 0.1  # below this share of allowed rows, the others are not scanned
+# About what a search of filtered rows costs in microseconds, at 384 dimensions: one more row in the beam of a walk, one
+# row ranked where it lies, and one row scanned. What is scanned of few rows are copies, made once for all queries of a
+# call; of many, all rows are scanned. Rough figures of a busy machine, which only choose the way.
+_WALK_US, _RANK_US, _SCAN_US, _COPY_US, _COPIES_US = 0.6, 0.1, 0.01, 0.06, 300.0
+_COPIED_SHARE = 0.1
 
 
 class Steps(NamedTuple):
@@ -51,6 +52,8 @@ class GraphState:
         if not isinstance(self.stored, Stored):
             raise ValueError(f"a GraphIndex holds stored rows, got {self.stored!r}")
         n, lists, entries = len(self.stored), self.neighbours, self.entries
+        if n > MAX_ROWS:
+            raise ValueError(f"a GraphIndex holds at most {MAX_ROWS} rows, got {n}")
         # Numbers out of range do no harm: a walk takes the last row for them.
         if (
             lists.dtype != np.int32
@@ -63,7 +66,8 @@ class GraphState:
                 f"neighbours must be C-contiguous int32 ({n}, degree of 1 to {MAX_DEGREE}), got {lists.dtype} "
                 f"{lists.shape}"
             )
-        if entries.dtype != np.int32 or entries.ndim != 1 or not 1 <= len(entries) + (n == 0) <= MAX_DEGREE:
+        some = 1 <= len(entries) + (n == 0) <= MAX_DEGREE
+        if entries.dtype != np.int32 or entries.ndim != 1 or not entries.flags.c_contiguous or not some:
             raise ValueError(f"entries must be int32, 1 to {MAX_DEGREE} of them, got {entries.dtype} {entries.shape}")
         if not isinstance(self.ef_construction, int) or self.ef_construction < 1:
             raise ValueError(f"ef_construction must be a positive integer, got {self.ef_construction!r}")
@@ -186,8 +190,8 @@ class GraphIndex(StoredIndex):
         find more. Of these, the best `oversample * k` are ranked by exact scores (default: all; only with `rescore`).
 
         `allow` restricts the answer: a boolean mask aligned with `ids`, an array of ids, or a list of m such, one for
-        each query. The walk then keeps more rows, as many times as rows are more than those allowed; where a scan of
-        those allowed costs less, they are scanned.
+        each query. The walk then keeps so many more rows that k of those allowed may be expected among them; where a
+        scan of those allowed is estimated to cost less, they are scanned.
 
         With `explain`, what the search did comes with the matches.
         """
@@ -320,10 +324,8 @@ def _find(
         none = np.zeros(m, np.int64)
         return Matches(np.full((m, k), -1, np.int64), np.full((m, k), -np.inf, np.float32)), Steps(none, none, none)
     if mask is not None:
-        wider = min(-(-ef * len(stored) // allowed), len(stored))
-        scanned = allowed if allowed < _COPIED_SHARE * len(stored) else len(stored)
-        copied = allowed if scanned < len(stored) else 0
-        if _SCAN_US * scanned + _COPY_US * copied / max(m, 1) < _WALK_US * wider:
+        wider = min(ef + k * (len(stored) - allowed) // allowed, len(stored))  # the best k of those allowed fit in
+        if min(_RANK_US * allowed, _scan_us(allowed, len(stored), m)) < _WALK_US * wider:
             return _scan(stored, queries, k, most, mask)
         most, ef = min(most, ef), wider
     prepared = stored.coder.prepare(queries)
@@ -343,12 +345,26 @@ def _find(
     return found, steps
 
 
+def _scan_us(allowed: int, n: int, m: int) -> float:
+    """What a scan costs for each of m queries."""
+    if allowed >= _COPIED_SHARE * n:
+        return _SCAN_US * n
+    return _SCAN_US * allowed + (_COPIES_US + _COPY_US * allowed) / max(m, 1)
+
+
 def _scan(stored: Stored, queries: Vectors, k: int, most: int, mask: NDArray[np.bool_] | None) -> tuple[Matches, Steps]:
-    """The best of all rows allowed."""
-    m = len(queries)
-    scored = np.full(m, len(stored) if mask is None else np.count_nonzero(mask))
-    if stored.rescore is None:
-        found = kernels.topk(stored.coder.prepare(queries), stored.codes, k, ids=stored.ids, allow=mask)
+    """The best of all rows allowed: ranked where they lie, or scanned."""
+    m, n = len(queries), len(stored)
+    rows = np.arange(n) if mask is None else np.flatnonzero(mask)
+    prepared, scored = stored.coder.prepare(queries), np.full(m, len(rows))
+    if _RANK_US * len(rows) < _scan_us(len(rows), n, m):
+        fine = (prepared, stored.codes)
+        if stored.rescore is not None:
+            fine = (stored.fine.prepare(queries, prepared), stored.fine_rows)
+        found, rescored = kernels.rescore(*fine, np.broadcast_to(rows, (m, len(rows))), k, ids=stored.ids)
+        scored = np.zeros(m, np.int64)
+    elif stored.rescore is None:
+        found = kernels.topk(prepared, stored.codes, k, ids=stored.ids, allow=mask)
         rescored = np.zeros(m, np.int64)
     else:
         stages = rescore.Search(stored.codes, stored.fine, stored.fine_rows, stored.ids, mask)

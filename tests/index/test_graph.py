@@ -125,7 +125,7 @@ def test_explain_says_what_a_search_did(graph: GraphIndex) -> None:
     assert (steps.rescored == 20).all()
     _found, steps = graph.search(QUERIES, 10, allow=np.arange(20), explain=True)
     assert (steps.hops == 0).all()
-    assert (steps.scored == 20).all()
+    assert (steps.rescored == 20).all()
 
 
 def test_more_equal_rows_than_a_beam_holds_neither_stall_a_build_nor_hide_others() -> None:

@@ -1,8 +1,9 @@
 """The best rows that a walk over a graph of neighbours meets: approximate, and fast.
 
 A walk keeps a beam of the `ef` best rows it has seen, by fast scores. It starts with the entries, and while a row of
-the beam is not expanded, it expands the WIDTH best such: it scores those of their neighbours that it has not seen, and
-lets the better ones into the beam. What is left in the end is ranked by exact scores, of finer rows if there are some.
+the beam is not expanded, it expands the best such: it scores those of its neighbours that it has not seen, and lets the
+better ones into the beam. (Two rows at once would have more lines come from memory together, but score more rows.) What
+is left in the end is ranked by exact scores, of finer rows if there are some.
 
 A fast score is of the int8 query where rows are integers under scales of the whole row, each step in float32:
 
@@ -74,7 +75,6 @@ from qindex_kernels.cpu.sources import helper, inlined, kernel
 from qindex_kernels.cpu.unpack import SPAN, scales16
 from qindex_kernels.layout import Rows
 
-WIDTH = 2  # rows that are expanded at once: their neighbours' lines come from memory together
 AHEAD = 4  # rows that are asked for before they are ranked
 
 
@@ -177,28 +177,20 @@ def walk_one(inner, rows, queries, walk, i):
     clear(beam, size)
     if walk.allow != 0:
         clear(walk.kept, size)
-    hops, n = 0, look_around(walk, walk.entries, walk.n_entries, 0)
-    ask_for_codes(rows, walk, 0, n)
-    scored, at = n, 0
-    score_found(inner, rows, queries, walk, n)
-    offer_found(walk, n)
+    hops, scored = 0, look_around(walk, walk.entries, walk.n_entries)
+    ask_for_codes(rows, walk, scored)
+    score_found(inner, rows, queries, walk, scored)
+    offer_found(walk, scored)
     at = next_open(beam, size, 0)
     while at < size:
-        n = 0
-        for _ in range(WIDTH):
-            key = peek_i64(beam + 8 * at)
-            poke_i64(beam + 8 * at, key | 1)
-            before = n
-            n = look_around(walk, walk.neighbours + 4 * walk.degree * row_of(key), walk.degree, n)
-            ask_for_codes(rows, walk, before, n)
-            hops += 1
-            at = next_open(beam, size, at)
-            if at == size:
-                break
-        following = peek_i64(beam + 8 * at) if at < size else np.int64(-1)
-        scored += n
+        key = peek_i64(beam + 8 * at)
+        poke_i64(beam + 8 * at, key | 1)
+        n = look_around(walk, walk.neighbours + 4 * walk.degree * row_of(key), walk.degree)
+        ask_for_codes(rows, walk, n)
         score_found(inner, rows, queries, walk, n)
-        if offer_found(walk, n) < following or following < 0:
+        hops += 1
+        scored += n
+        if offer_found(walk, n) < key:
             at = 0
         at = next_open(beam, size, at)
     poke_i64(walk.hops + 8 * i, np.int64(hops))
@@ -206,9 +198,9 @@ def walk_one(inner, rows, queries, walk, i):
 
 
 @inlined
-def look_around(walk, at, count, n):
-    """Note those of `count` rows at an address that were not seen, behind the `n` noted before; how many there are."""
-    epoch, seen, found, last = np.uint8(walk.epoch), walk.seen, walk.found, walk.n - 1
+def look_around(walk, at, count):
+    """Note those of `count` rows at an address that were not seen: how many there are."""
+    n, epoch, seen, found, last = 0, np.uint8(walk.epoch), walk.seen, walk.found, walk.n - 1
     for here in range(at, at + 4 * count, 4):
         # Nothing says that numbers are in range: a file has them, or another thread is adding rows.
         row = min(np.int64(peek_i32(here)) & 0xFFFFFFFF, last)
@@ -220,9 +212,9 @@ def look_around(walk, at, count, n):
 
 
 @inlined
-def ask_for_codes(rows, walk, first, n):
-    """Prefetch the codes of rows noted, and note where they lie."""
-    for j in range(first, n):
+def ask_for_codes(rows, walk, n):
+    """Prefetch the codes of the rows noted, and note where they lie."""
+    for j in range(n):
         row = peek_i64(walk.found + 8 * j)
         place = row_address(rows, row)
         poke_i64(walk.places + 8 * j, place)
@@ -387,7 +379,8 @@ class _Room:
 
     def __init__(self, rows: Rows, fine: Rows, size: int, degree: int, k: int) -> None:
         found, finer = addressed(rows), addressed(fine)
-        self.size, self.degree, self.k, self.fine = size, degree, k, finer
+        self.size, self.degree, self.k = size, degree, k
+        self.fine = None if finer is found else finer  # rows keep their rooms, so that these must not keep the rows
         integers = takes_integers(rows, found)
         names = ("dots_at",) if integers else ()
         self.functions = functions_for(rows, *names, *decoding(found), scanning=True)
@@ -412,7 +405,7 @@ class _Room:
             self.walk.address,
         )  # fmt: skip
 
-    def fits(self, fine: RowAddresses, size: int, degree: int, k: int) -> bool:
+    def fits(self, fine: RowAddresses | None, size: int, degree: int, k: int) -> bool:
         return self.fine is fine and self.size >= size and self.degree >= degree and self.k >= k
 
 
@@ -441,13 +434,13 @@ def walk(
     """As `reference.walk`, to the bit."""
     m, degree, size = len(values), neighbours.shape[1], -(-ef // KEYS) * KEYS
     found, finer = addressed(rows), addressed(fine)
-    noted = max(WIDTH * degree, len(entries))
+    noted = max(degree, len(entries))
     spare = found.walks
     try:
         room = spare.pop()  # a list is safe between threads
     except IndexError:
         room = None
-    if room is None or not room.fits(finer, size, noted, k):
+    if room is None or not room.fits(None if finer is found else finer, size, noted, k):
         room = _Room(rows, fine, max(size, 256), noted, max(k, 100))
     walk, graph = room.walk, (neighbours, entries, ids)
     if not all(map(operator.is_, graph, room.graph)):
