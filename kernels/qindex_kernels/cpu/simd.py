@@ -70,10 +70,11 @@ def _scalar_words(name, numba_type, llvm_type):
     return intrinsic(peek), intrinsic(poke)
 
 
-peek_u8, _ = _scalar_words("u8", types.uint8, I8)
+peek_u8, poke_u8 = _scalar_words("u8", types.uint8, I8)
 peek_i8, poke_i8 = _scalar_words("i8", types.int8, I8)
 peek_i16, poke_i16 = _scalar_words("i16", types.int16, I16)
 peek_i32, poke_i32 = _scalar_words("i32", types.int32, I32)
+peek_u32, poke_u32 = _scalar_words("u32", types.uint32, I32)
 peek_i64, poke_i64 = _scalar_words("i64", types.int64, I64)
 peek_f32, poke_f32 = _scalar_words("f32", types.float32, F32)
 peek_f64, poke_f64 = _scalar_words("f64", types.float64, F64)
@@ -98,6 +99,47 @@ def _vector_words(name, vector):
 load_bytes, store_bytes = _vector_words("bytes", u8x64)
 load_i32, store_i32 = _vector_words("i32", i32x16)
 load_f32, store_f32 = _vector_words("f32", f32x16)
+
+
+@intrinsic
+def gather(typingctx, start, rows, size):
+    """The numbers of `size` (1, 2 or 4) bytes, side by side from an address on, of sixteen rows; zeros above them.
+
+    `rows` is the address of their int32 numbers. Whole aligned words are read, so that no page is touched in vain.
+    """
+
+    def codegen(context, builder, signature, args):
+        start, rows, size = args
+        shift = builder.sub(I64(2), builder.lshr(size, I64(1)))  # numbers in a word, as a power of two
+        inside = builder.lshr(builder.and_(start, I64(3)), builder.sub(I64(2), shift))
+        places = builder.add(v.load(builder, rows, i32x16.llvm), v.splat(builder, builder.trunc(inside, I32), 16))
+        shift = builder.trunc(shift, I32)
+        words = builder.lshr(places, v.splat(builder, shift, 16))
+        first = builder.inttoptr(builder.and_(start, I64(-4)), I32.as_pointer())
+        pointers = builder.gep(first, [words], source_etype=I32)
+        pointers.type = v.vec(I32.as_pointer(), 16)  # llvmlite takes it for one pointer
+        mask, nothing = v.const(v.vec(I1, 16), 1), v.const(i32x16.llvm, 0)
+        found = v.call(builder, "llvm.masked.gather.v16i32.v16p0", i32x16.llvm, pointers, I32(4), mask, nothing)
+        last = builder.sub(builder.shl(I32(1), shift), I32(1))
+        place = builder.and_(places, v.splat(builder, last, 16))
+        return builder.lshr(found, builder.shl(place, v.splat(builder, builder.sub(I32(5), shift), 16)))
+
+    return i32x16(types.intp, types.intp, types.intp), codegen
+
+
+def _low_parts(name, number):
+    def codegen(context, builder, signature, args):
+        v.store(builder, builder.trunc(args[1], v.vec(number, 16)), args[0])
+        return context.get_dummy_value()
+
+    def store(typingctx, address, value):
+        return types.void(types.intp, i32x16), codegen
+
+    store.__name__, store.__doc__ = f"store_low_{name}", f"Write the lowest {number.width} bits of sixteen int32."
+    return intrinsic(store)
+
+
+store_low_i8, store_low_i16 = _low_parts("i8", I8), _low_parts("i16", I16)
 
 
 # --- int8 -----------------------------------------------------------------------------------------------------------

@@ -44,30 +44,34 @@ from qindex_kernels.cpu.queries import (
     shift_of,
 )
 from qindex_kernels.cpu.record import INTEGER, Record, Room, reader
-from qindex_kernels.cpu.score_rows import ask_for, prefetch_lines
+from qindex_kernels.cpu.score_rows import ask_for
 from qindex_kernels.cpu.simd import (
     add_i32,
     as_f32,
     at_least,
+    gather,
     load_f32,
     load_i32,
     lowest_bit,
     peek_f32,
     peek_f64,
-    peek_i8,
-    peek_i16,
     peek_i32,
     peek_i64,
     peek_u8,
+    peek_u32,
     poke_f32,
     poke_i8,
-    poke_i16,
     poke_i32,
     poke_i64,
+    poke_u8,
+    poke_u32,
     prefetch,
     scaled,
     splat_i32,
     store_f32,
+    store_i32,
+    store_low_i8,
+    store_low_i16,
     sum_f32,
     times,
 )
@@ -95,12 +99,13 @@ class Walk(Record):
         ("beam", INTEGER),
         ("kept", INTEGER),  # another beam, of allowed rows, where not all are; else the same
         ("allow", INTEGER),  # bool (n,), or 0
-        ("found", INTEGER),  # int64: rows that are to be scored
+        ("found", INTEGER),  # int32: rows that are to be scored
         ("places", INTEGER),  # int64: their addresses
         ("scores", INTEGER),  # float32, or int32 sums: theirs
         ("part", INTEGER),  # int32: the sums of another part
         ("scales", INTEGER),  # what goes with the rows that are scored
         ("zeros", INTEGER),
+        ("firsts", INTEGER),  # int32: sixteen times row 0, where all rows share a number
         ("scratch", INTEGER),  # for exact scores of the coarse rows
         ("fine_scratch", INTEGER),
         ("fine_query", INTEGER),  # float32, in whole registers
@@ -197,30 +202,41 @@ def walk_one(inner, rows, queries, walk, i):
     poke_i64(walk.scored + 8 * i, np.int64(scored))
 
 
-@inlined
+@helper
 def look_around(walk, at, count):
     """Note those of `count` rows at an address that were not seen: how many there are."""
-    n, epoch, seen, found, last = 0, np.uint8(walk.epoch), walk.seen, walk.found, walk.n - 1
+    n, epoch, seen, found, last = 0, np.uint8(walk.epoch), walk.seen, walk.found, np.uint32(walk.n - 1)
     for here in range(at, at + 4 * count, 4):
         # Nothing says that numbers are in range: a file has them, or another thread is adding rows.
-        row = min(np.int64(peek_i32(here)) & 0xFFFFFFFF, last)
-        new = peek_u8(seen + row) != epoch
-        poke_i8(seen + row, np.int8(epoch))
-        poke_i64(found + 8 * n, row)
-        n += new  # no branch: which rows are new, no processor foresees
+        row = min(peek_u32(here), last)
+        place = seen + np.int64(row)
+        poke_u32(found + 4 * n, row)
+        n += peek_u8(place) != epoch  # no branch: which rows are new, no processor foresees
+        poke_u8(place, epoch)
     return n
 
 
-@inlined
+@helper
 def ask_for_codes(rows, walk, n):
-    """Prefetch the codes of the rows noted, and note where they lie."""
+    """Prefetch the codes of the rows noted, and note where they lie, in whole fours."""
+    data, data_tail, tail_start, row_bytes = rows.data, rows.data_tail, rows.tail_start, rows.row_bytes
+    found, places = walk.found, walk.places
     for j in range(n):
-        row = peek_i64(walk.found + 8 * j)
-        place = row_address(rows, row)
-        poke_i64(walk.places + 8 * j, place)
-        prefetch_lines(place, rows.row_bytes)
-        prefetch(rows.fine + row * rows.fine_row)
-        prefetch(rows.zero + row * rows.zero_row)
+        row = np.int64(peek_i32(found + 4 * j))
+        place = (data if row < tail_start else data_tail) + row * row_bytes
+        poke_i64(places + 8 * j, place)
+        prefetch_row(place, row_bytes)
+    for j in range(n, (n + 3) // 4 * 4):
+        poke_i64(places + 8 * j, peek_i64(places))
+
+
+@inlined
+def prefetch_row(place, n_bytes):
+    """Ask for a row that begins at a cache line, or is no whole number of them."""
+    for line in range(0, n_bytes, 64):
+        prefetch(place + line)
+    if n_bytes % 64 != 0:
+        prefetch(place + n_bytes - 1)
 
 
 @helper
@@ -228,11 +244,9 @@ def score_found(inner, rows, queries, walk, n):
     """The fast scores of the rows noted; -inf behind the last, up to a whole register."""
     if walk.integers == 0:
         for j in range(n):
-            row = peek_i64(walk.found + 8 * j)
+            row = np.int64(peek_i32(walk.found + 4 * j))
             poke_f32(walk.scores + 4 * j, exact_score(inner, queries.values, 0.0, rows, row, walk.scratch))
     elif n > 0:
-        for j in range(n, (n + 3) // 4 * 4):
-            poke_i64(walk.places + 8 * j, peek_i64(walk.places))
         call(inner.dots_at, (queries.codes, walk.places, rows.dim, n, rows.table, walk.scores))
         if rows.next != 0:
             add_parts(rows, queries.codes, walk, n)
@@ -248,7 +262,7 @@ def add_parts(rows, query, walk, n):
     while following != 0:
         part = read_rows(following)
         for j in range((n + 3) // 4 * 4):
-            poke_i64(walk.places + 8 * j, row_address(part, peek_i64(walk.found + 8 * min(j, n - 1))))
+            poke_i64(walk.places + 8 * j, row_address(part, np.int64(peek_i32(walk.found + 4 * min(j, n - 1)))))
         call(
             read_inner(part.scanning).dots_at,
             (query + part.start, walk.places, part.dim, n, part.table, walk.part),
@@ -267,9 +281,9 @@ def finish_scores(inner, rows, queries, walk, n):
     if rows.common != 0:
         factor *= np.float32(rows.common)
     if rows.fine != 0:
-        collect(walk, n, rows.fine, rows.fine_tail, rows.tail_start, rows.fine_row, rows.fine_bytes, walk.scales)
+        collect(walk, n, rows.fine, rows.fine_row, rows.fine_bytes, walk.scales)
     if rows.zero != 0:
-        collect(walk, n, rows.zero, rows.zero_tail, rows.tail_start, rows.zero_row, rows.zero_bytes, walk.zeros)
+        collect(walk, n, rows.zero, rows.zero_row, rows.zero_bytes, walk.zeros)
     for j in range(0, n, 16):
         at = walk.scores + 4 * j
         score = scaled(as_f32(add_i32(load_i32(at), splat_i32(shift))), factor)
@@ -279,27 +293,26 @@ def finish_scores(inner, rows, queries, walk, n):
             score = sum_f32(score, scaled(scales16(rows.zero_kind, walk.zeros + j * rows.zero_bytes), total))
         store_f32(at, score)
     if rows.scale != 0:
-        collect(walk, n, rows.scale, rows.scale, rows.n, 4, 4, walk.scales)
+        collect(walk, n, rows.scale, 4, 4, walk.scales)
         for at in range(0, 4 * n, 64):
             store_f32(walk.scores + at, times(load_f32(walk.scores + at), load_f32(walk.scales + at)))
     if rows.bias != 0:
-        collect(walk, n, rows.bias, rows.bias, rows.n, 4, 4, walk.scales)
+        collect(walk, n, rows.bias, 4, 4, walk.scales)
         for at in range(0, 4 * n, 64):
             store_f32(walk.scores + at, sum_f32(load_f32(walk.scores + at), load_f32(walk.scales + at)))
 
 
 @helper
-def collect(walk, n, numbers, tail, tail_start, row_stride, size, out):
-    """Copy the numbers of `size` bytes that the rows noted have at an address, side by side."""
-    for j in range(n):
-        row = peek_i64(walk.found + 8 * j)
-        at = (numbers if row < tail_start else tail) + row * row_stride
+def collect(walk, n, numbers, row_stride, size, out):
+    """Copy the numbers of `size` bytes that the rows noted have at an address, side by side, in whole registers."""
+    for j in range(0, n, 16):
+        found = gather(numbers, walk.found + 4 * j if row_stride != 0 else walk.firsts, size)
         if size == 2:
-            poke_i16(out + 2 * j, peek_i16(at))
+            store_low_i16(out + 2 * j, found)
         elif size == 4:
-            poke_i32(out + 4 * j, peek_i32(at))
+            store_i32(out + 4 * j, found)
         else:
-            poke_i8(out + j, peek_i8(at))
+            store_low_i8(out + j, found)
 
 
 @helper
@@ -307,7 +320,7 @@ def offer_found(walk, n):
     """Let those of the rows noted into the beams that are good enough; the smallest key that came into the first."""
     if walk.allow != 0:
         for j in range(n):
-            row = peek_i64(walk.found + 8 * j)
+            row = np.int64(peek_i32(walk.found + 4 * j))
             if peek_u8(walk.allow + row) != 0:
                 key = key_of(peek_f32(walk.scores + 4 * j), row)
                 if key < peek_i64(walk.kept + 8 * (walk.ef - 1)):
@@ -320,13 +333,13 @@ def offer_found(walk, n):
         while good != 0:
             j = group + lowest_bit(good)
             good &= good - 1
-            row = peek_i64(walk.found + 8 * j)
+            row = np.int64(peek_i32(walk.found + 4 * j))
             key = key_of(peek_f32(walk.scores + 4 * j), row)
             if j >= n or key >= last:
                 continue
             insert(beam, walk.size, walk.ef, key)
             last, smallest = peek_i64(last_at), min(smallest, key)
-            prefetch_lines(walk.neighbours + 4 * walk.degree * row, 4 * walk.degree)
+            prefetch_row(walk.neighbours + 4 * walk.degree * row, 4 * walk.degree)
         needed = score_of(last)
     return smallest
 
@@ -388,16 +401,16 @@ class _Room:
         self.queries = queries_for(found, 1, self.functions.step)
         noted = degree + 64
         self.room = Room(
-            found.n, 64 + 8 * size, 64 + 8 * size, 8 * noted, 8 * noted, *[4 * noted] * 4, scratch_bytes(found),
+            found.n, 64 + 8 * size, 64 + 8 * size, 4 * noted, 8 * noted, *[4 * noted] * 4, 64, scratch_bytes(found),
             scratch_bytes(finer), decoded_stride(finer.extent), 8 * k,
         )  # fmt: skip
         seen, beam, kept, noted_rows, places, scores, part, *others = self.room.pieces
-        scales, zeros, scratch, fine_scratch, fine_query, heap = others
+        scales, zeros, firsts, scratch, fine_scratch, fine_query, heap = others
         self.beams = beam + 64, kept + 64
         self.walk = Walk(
             n=found.n, integers=integers, seen=seen, beam=beam + 64, found=noted_rows, places=places, scores=scores,
-            part=part, scales=scales, zeros=zeros, scratch=scratch, fine_scratch=fine_scratch, fine_query=fine_query,
-            heap=heap,
+            part=part, scales=scales, zeros=zeros, firsts=firsts, scratch=scratch, fine_scratch=fine_scratch,
+            fine_query=fine_query, heap=heap,
         )  # fmt: skip
         self.graph: tuple[Any, ...] = (None, None, None)  # of the last call
         self.addresses = (
