@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "DeviceCodes", "Rotor", "Runs", "Steps", "agree", "agree_on_rotation", "best", "largest", "link", "machine",
-    "matmul", "path", "rescore", "rotate", "score_rows", "scores", "set_threads", "to_device", "topk", "topk_lists",
-    "walk", "warmup",
+    "DeviceCodes", "Rotor", "Runs", "Steps", "Walks", "agree", "agree_on_rotation", "best", "largest", "link",
+    "machine", "matmul", "path", "rescore", "rotate", "score_rows", "scores", "set_threads", "to_device", "topk",
+    "topk_lists", "warmup",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -163,9 +163,9 @@ def _call_on_few_rows(function: Callable[..., Any], name: str, kind: str, block:
                 function(rows, x, offset, runs, probes, None, first[0], None, 1, 1.0)
             case "rescore":
                 function(rows, x[:1], offset[:1], first, x[:1], offset[:1], first[0], 1)
-            case "walk":
-                graph = np.zeros((1, 1), np.int32), np.zeros(1, np.int32)
-                function(rows, x[:1], rows, x[:1], offset[:1], *graph, first[0], None, 1, 8, 8)
+            case "Walks":
+                walks = function(rows, rows, np.zeros((1, 1), np.int32), np.zeros(1, np.int32), first[0])
+                walks(x[:1], x[:1], offset[:1], None, 1, 8, 8)
             case "link":
                 rows = Rows(kind, dim, rows.data, np.ones(1, np.float32))
                 function(rows, np.ones(1, np.float32), np.zeros((1, 1), np.int32), np.zeros(1, np.int32),
@@ -182,7 +182,7 @@ _MODULES = {
     "largest": "lists",
     "score_rows": "score_rows",
     "rescore": "score_rows",
-    "walk": "walk",
+    "Walks": "walk",
     "link": "link",
     "matmul": "matmul",
     "matmul_int8": "matmul",
@@ -426,48 +426,69 @@ def rescore(
     return Matches(*found), counts
 
 
-def walk(
-    queries: Queries,
-    codes: Codes,
-    fine: tuple[Queries, Codes] | None,
-    graph: tuple[NDArray[np.int32], NDArray[np.int32]],
-    k: int,
-    *,
-    ef: int,
-    ranked: int,
-    ids: NDArray[np.int64],
-    allow: NDArray[np.bool_] | None = None,
-) -> tuple[Matches, NDArray[np.int64], NDArray[np.int64]]:
-    """The k best rows for each query that a walk over a graph meets, with their **ids** from `ids` (n,).
+class Walks:
+    """Walks over a graph of coded rows: the neighbours of each, int32 (n, degree), from some rows on, int32 (entries,).
 
-    The graph is the neighbours of each row, int32 (n, degree), and the rows where walks start, int32; what is no row
-    stands for any. A walk goes by fast scores of `codes` and keeps the `ef` best rows; of those that `allow` allows,
-    the `ranked` best are ranked by exact scores, of the `fine` queries and codes where there are some. With k = 0, the
-    `ranked` best **rows** and their fast scores instead. Also how many rows were expanded, and how many scored: (m,).
+    What is no row stands for any. `fine` codes of the same rows, if there are some, rank what a walk finds.
     """
-    neighbours, entries = graph
-    allow = None if allow is None else np.ascontiguousarray(allow)
-    fine_queries, fine_codes = fine or (queries, codes)
-    if len(queries) == 0:
-        return _no_matches(0, k or ranked), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    function = _backend.function("walk", "walk", codes.format.name, 1000 * len(queries) * codes.data.shape[1])
-    rows, fine_rows = _rows(codes), _rows(fine_codes)
-    values = _in_the_space_of(codes, queries.values)
-    fine_values = values if fine is None else _in_the_space_of(fine_codes, fine_queries.values)
 
-    def run(part: slice) -> Any:
-        return function(
-            rows, values[part], fine_rows, fine_values[part], fine_queries.offset[part], neighbours, entries, ids,
-            allow, k, ef, ranked,
-        )  # fmt: skip
+    def __init__(
+        self,
+        codes: Codes,
+        fine: Codes | None,
+        graph: tuple[NDArray[np.int32], NDArray[np.int32]],
+        ids: NDArray[np.int64],
+    ) -> None:
+        self._codes, self._ids = codes, ids
+        self._over = _rows(codes), _rows(codes if fine is None else fine), *graph, ids
+        self._columns = codes.column_scale
+        self._fine_columns = self._columns if fine is None else fine.column_scale
+        self._compiled: Callable[..., Any] | None = None
 
-    n_parts = min(threads.count, len(queries) // _SPLIT_WALKS)
-    if n_parts <= 1:
-        best, scores, hops, scored = run(slice(None))
-    else:
-        found = threads.map(run, [(part,) for part in split(len(queries), n_parts)])
-        best, scores, hops, scored = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-    return Matches(best, scores), hops, scored
+    def best(
+        self,
+        values: Vectors,
+        fine_values: Vectors,
+        fine_offset: NDArray[np.float64],
+        k: int,
+        *,
+        ef: int,
+        ranked: int,
+        allow: NDArray[np.bool_] | None = None,
+    ) -> tuple[Matches, NDArray[np.int64]]:
+        """The k best rows that a walk meets for each of (m, dim) prepared queries, with their **ids** (n,).
+
+        A walk goes by fast scores of `codes` with `values` and keeps the `ef` best rows; of those that `allow` allows,
+        the `ranked` best, at most `ef`, are ranked by exact scores with what was prepared for the `fine` codes, or for
+        the same. With k = 0, the `ranked` best **rows** and their fast scores instead. Also how many rows were
+        expanded, and how many scored: (2, m).
+        """
+        if self._columns is not None:
+            values = values * self._columns
+        if self._fine_columns is not None:
+            fine_values = fine_values * self._fine_columns
+        m = len(values)
+        if m == 0:
+            return _no_matches(0, k or ranked), np.zeros((2, 0), np.int64)
+        walks = self._compiled or self._made(m)
+        n_parts = 1 if m < 2 * _SPLIT_WALKS else min(threads.count, m // _SPLIT_WALKS)
+        if n_parts == 1:
+            best, scores, work = walks(values, fine_values, fine_offset, allow, k, ef, ranked)
+            return Matches(best, scores), work
+
+        def run(part: slice) -> Any:
+            return walks(values[part], fine_values[part], fine_offset[part], allow, k, ef, ranked)
+
+        found = threads.map(run, [(part,) for part in split(m, n_parts)])
+        best, scores, work = zip(*found, strict=True)
+        return Matches(np.concatenate(best), np.concatenate(scores)), np.hstack(work)
+
+    def _made(self, m: int) -> Callable[..., Any]:
+        work_bytes = 1000 * m * self._codes.data.shape[1]
+        made: Callable[..., Any] = _backend.function("walk", "Walks", self._codes.format.name, work_bytes)(*self._over)
+        if _backend.compiled(0):
+            self._compiled = made
+        return made
 
 
 def link(

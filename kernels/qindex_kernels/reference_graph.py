@@ -1,4 +1,4 @@
-"""The kernels of graphs in NumPy: `walk` finds rows, `link` chooses their neighbours. As `reference.py`, for them.
+"""The kernels of graphs in NumPy: `Walks` find rows, `link` chooses their neighbours. As `reference.py`, for them.
 
 Fast scores are of the int8 query where rows are integers under scales of the whole row, each step in float32:
 
@@ -19,60 +19,70 @@ _FLOATS = ("float32", "float16", "e4m3", "e5m2", "e3m4", "e3m2", "nf4")
 _INTEGER_KINDS = {kind for kind in PLANES if kind not in (*_FLOATS, *SPANS, "e8m0")}
 
 
-def walk(
-    rows: Rows,
-    values: NDArray[np.float32],
-    fine: Rows,
-    fine_values: NDArray[np.float32],
-    fine_offset: NDArray[np.float64],
-    neighbours: NDArray[np.int32],
-    entries: NDArray[np.int32],
-    ids: NDArray[np.int64],
-    allow: NDArray[np.bool_] | None,
-    k: int,
-    ef: int,
-    ranked: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """The k best rows that a walk meets for each query: ids (m, k), -1 where there are no more, and exact scores.
+class Walks:
+    """Walks over the neighbours (n, degree) of `rows`, from some entries on; `fine` rows, or the same, rank them."""
 
-    A walk keeps the `ef` best rows it has seen, by fast scores, of equal ones the smaller row. It starts with the
-    entries; while some of these rows are not expanded, it expands the best such: sees its neighbours, of (n, degree).
-    Of all that it has seen and that `allow` allows, the `ranked` best, of the best `ef`, are ranked by exact scores of
-    the `fine` rows, ties to the smaller id.
+    def __init__(
+        self,
+        rows: Rows,
+        fine: Rows,
+        neighbours: NDArray[np.int32],
+        entries: NDArray[np.int32],
+        ids: NDArray[np.int64],
+    ) -> None:
+        self._over = rows, fine, neighbours, entries, ids
 
-    With k = 0, the `ranked` best rows (m, ranked) and their fast scores instead. Also how many rows were expanded, and
-    how many were scored: (m,) each.
-    """
-    m, n = len(values), len(rows.data)
-    best = np.full((m, k or ranked), -1, np.int64)
-    scores = np.full(best.shape, -np.inf, np.float32)
-    hops, scored = np.zeros(m, np.int64), np.zeros(m, np.int64)
-    for i in range(m):
-        seen, expanded = np.zeros(n, bool), np.zeros(n, bool)
-        beam = kept = np.empty(0, np.int64)
-        following = entries
-        while len(following):
-            new = np.unique(np.minimum(following.view(np.uint32), n - 1)).astype(np.int64)
-            new = new[~seen[new]]
-            seen[new] = True
-            keys = _keys(fast_scores(rows, values[i], new), new)
-            beam = np.sort(np.concatenate([beam, keys]))[:ef]
-            allowed = keys if allow is None else keys[allow[new]]
-            kept = np.sort(np.concatenate([kept, allowed]))[:ef]
-            scored[i] += len(new)
-            chosen = _rows_of(beam)
-            chosen = chosen[~expanded[chosen]][:1]
-            expanded[chosen] = True
-            hops[i] += len(chosen)
-            following = neighbours[chosen].reshape(-1)
-        found = _rows_of(kept)[:ranked]
-        if k == 0:
-            best[i, : len(found)], scores[i, : len(found)] = found, fast_scores(rows, values[i], found)
-            continue
-        exact = score_rows(fine, fine_values[i : i + 1], fine_offset[i : i + 1], found[None])[0]
-        order = np.lexsort((ids[found], -exact))[:k]
-        best[i, : len(order)], scores[i, : len(order)] = ids[found[order]], exact[order]
-    return best, scores, hops, scored
+    def __call__(
+        self,
+        values: NDArray[np.float32],
+        fine_values: NDArray[np.float32],
+        fine_offset: NDArray[np.float64],
+        allow: NDArray[np.bool_] | None,
+        k: int,
+        ef: int,
+        ranked: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+        """The k best rows that a walk meets for each query: ids (m, k), -1 where there are no more, and exact scores.
+
+        A walk keeps the `ef` best rows it has seen, by fast scores, of equal ones the smaller row. It starts with the
+        entries; while some of these rows are not expanded, it expands the best such: sees its neighbours.
+        Of all that it has seen and that `allow` allows, the `ranked` best (at most `ef`) are ranked by exact scores of
+        the `fine` rows, ties to the smaller id.
+
+        With k = 0, the `ranked` best rows (m, ranked) and their fast scores instead. Also how many rows were expanded,
+        and how many were scored: (2, m).
+        """
+        rows, fine, neighbours, entries, ids = self._over
+        m, n = len(values), len(rows.data)
+        best = np.full((m, k or ranked), -1, np.int64)
+        scores = np.full(best.shape, -np.inf, np.float32)
+        work = np.zeros((2, m), np.int64)
+        for i in range(m):
+            seen, expanded = np.zeros(n, bool), np.zeros(n, bool)
+            beam = kept = np.empty(0, np.int64)
+            following = entries
+            while len(following):
+                new = np.unique(np.minimum(following.view(np.uint32), n - 1)).astype(np.int64)
+                new = new[~seen[new]]
+                seen[new] = True
+                keys = _keys(fast_scores(rows, values[i], new), new)
+                beam = np.sort(np.concatenate([beam, keys]))[:ef]
+                allowed = keys if allow is None else keys[allow[new]]
+                kept = np.sort(np.concatenate([kept, allowed]))[:ef]
+                work[1, i] += len(new)
+                chosen = _rows_of(beam)
+                chosen = chosen[~expanded[chosen]][:1]
+                expanded[chosen] = True
+                work[0, i] += len(chosen)
+                following = neighbours[chosen].reshape(-1)
+            found = _rows_of(kept)[:ranked]
+            if k == 0:
+                best[i, : len(found)], scores[i, : len(found)] = found, fast_scores(rows, values[i], found)
+                continue
+            exact = score_rows(fine, fine_values[i : i + 1], fine_offset[i : i + 1], found[None])[0]
+            order = np.lexsort((ids[found], -exact))[:k]
+            best[i, : len(order)], scores[i, : len(order)] = ids[found[order]], exact[order]
+        return best, scores, work
 
 
 def _keys(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.int64]:

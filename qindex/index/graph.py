@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
@@ -76,9 +77,12 @@ class GraphState:
     def degree(self) -> int:
         return int(self.neighbours.shape[1])
 
-    @property
-    def graph(self) -> Graph:
-        return Graph(self.neighbours, self.entries)
+    @cached_property
+    def walks(self) -> kernels.Walks:
+        """Over these rows; kept, so that searches find what they need in place."""
+        stored = self.stored
+        fine = None if stored.rescore is None else stored.fine_rows
+        return kernels.Walks(stored.codes, fine, (self.neighbours, self.entries), stored.ids)
 
 
 class GraphIndex(StoredIndex):
@@ -328,15 +332,16 @@ def _find(
         if min(_RANK_US * allowed, _scan_us(allowed, len(stored), m)) < _WALK_US * wider:
             return _scan(stored, queries, k, most, mask)
         most, ef = min(most, ef), wider
-    prepared = stored.coder.prepare(queries)
-    fine = None if stored.rescore is None else (stored.fine.prepare(queries, prepared), stored.fine_rows)
+    if stored.rescore is None:
+        prepared = stored.coder.prepare(queries)
+        asked = prepared.values, prepared.values, prepared.offset
+    else:
+        asked = stored.fine.prepare_both(queries)
     ranked = min(most, ef)
-    found, hops, scored = kernels.walk(
-        prepared, stored.codes, fine, state.graph, k, ef=ef, ranked=ranked, ids=stored.ids, allow=mask
-    )
+    found, (hops, scored) = state.walks.best(*asked, k, ef=ef, ranked=ranked, allow=mask)
     steps = Steps(hops, scored, np.minimum(scored, ranked))
     last = found.ids[:, min(k, allowed) - 1]
-    if m and last.min() < 0:  # the walk saw too few of the rows allowed, as where many rows are equal
+    if (last < 0).any():  # the walk saw too few of the rows allowed, as where many rows are equal
         missed = np.flatnonzero(last < 0)
         again, more = _scan(stored, queries[missed], k, most, mask)
         found.ids[missed], found.scores[missed] = again

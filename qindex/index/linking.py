@@ -115,6 +115,7 @@ def insert(
     """Link rows, in this order, into a graph of which they are no part yet. Lists may be longer than `degree`."""
     neighbours, entries = graph
     first = bool(np.isin(entries, order).all())
+    walks = kernels.Walks(stored.codes, None, graph, stored.ids)
     bar = tqdm(total=len(order), desc="rows", unit="row", disable=None if progress is None else not progress)
     with bar:
         for start in range(0, len(order), BATCH):
@@ -125,7 +126,7 @@ def insert(
             mates = kernels.topk(queries, codes, n_mates, ids=np.arange(len(batch))).ids
             met = [np.where(mates >= 0, batch[mates], -1)]
             if not alone:
-                found, _, _ = kernels.walk(queries, stored.codes, None, graph, 0, ef=ef, ranked=ef, ids=stored.ids)
+                found, _ = walks.best(queries.values, queries.values, queries.offset, 0, ef=ef, ranked=ef)
                 met.append(found.ids)
             candidates = np.hstack(met).astype(np.int32)
             starts = np.arange(len(batch) + 1) * candidates.shape[1]

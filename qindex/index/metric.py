@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
 
-from qindex.quantize import Chain
+from qindex.quantize import Chain, Float16, Float32, Int8
+from qindex.quantize.origin import AboutOrigin
 from qindex.types import Codes, Quantizer, Queries, Vectors, row_norms
 
 Metric = Literal["ip", "cosine", "l2"]
@@ -51,6 +53,21 @@ class Coder:
         if self.metric == "ip":
             return prepared
         return Queries(2 * prepared.values, 2 * prepared.offset - row_norms(queries) ** 2)
+
+    def directions(self, queries: Vectors) -> Vectors:
+        """The values of `prepare`, without the work on offsets: enough to put rows in order."""
+        if self.plain:
+            return queries
+        if self.metric == "ip" and isinstance(self.quantizer, AboutOrigin):
+            return self.quantizer.directions(queries)
+        return self.prepare(queries).values
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether `prepare` leaves (m, dim) float32 as they are, with offsets of 0."""
+        quantizer = self.quantizer
+        of_vectors = isinstance(quantizer, Int8) and quantizer.scale == "vector"
+        return self.metric == "ip" and (of_vectors or isinstance(quantizer, Float16 | Float32))
 
 
 def unbiased(quantizer: Quantizer) -> bool:

@@ -52,6 +52,17 @@ class FineCoder:
             return for_joined(coarse, self._shared_bits)
         return self._coder.prepare(queries)
 
+    def prepare_both(self, queries: Vectors) -> tuple[Vectors, Vectors, NDArray[np.float64]]:
+        """What coarse codes meet of (m, dim) floats, and what fine rows meet, with offsets."""
+        if self._shared_bits:
+            coarse = self._coarse_coder.prepare(queries)
+            fine = for_joined(coarse, self._shared_bits)
+            return coarse.values, fine.values, fine.offset
+        if self._coder.plain:
+            return self._coarse_coder.directions(queries), queries, np.zeros(len(queries))
+        fine = self._coder.prepare(queries)
+        return self._coarse_coder.directions(queries), fine.values, fine.offset
+
     def decode(self, coarse: Codes, stored: Codes) -> Vectors:
         """The vectors (n, dim) that the codes stand for."""
         codes = restored(coarse, stored, self._shared_bits) if self._shared_bits else stored
@@ -69,6 +80,10 @@ class FineCoder:
     @cached_property
     def _coder(self) -> Coder:
         return Coder(self.quantizer, self.metric)
+
+    @cached_property
+    def _coarse_coder(self) -> Coder:
+        return Coder(self.coarse, self.metric)
 
     @cached_property
     def _shared_bits(self) -> int:

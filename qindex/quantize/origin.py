@@ -72,9 +72,11 @@ class Origin:
     def prepare(self, queries: Vectors) -> Queries:
         """(m, dim) floats as rows in these axes meet them, with their products with the mean."""
         values = as_vectors(queries, "queries", self.dim)
-        offset = (values.astype(np.float64) * self.mean).sum(axis=1)
-        scaled = values * np.float32(2.0**-self.exponent)
-        return Queries(self._rotated(scaled), offset)
+        return Queries(self.directions(values), (values.astype(np.float64) * self.mean).sum(axis=1))
+
+    def directions(self, queries: Vectors) -> Vectors:
+        """(m, dim) float32 as rows in these axes meet them."""
+        return self._rotated(queries * np.float32(2.0**-self.exponent))
 
     def _rotated(self, rows: Vectors, backwards: bool = False) -> Vectors:
         """`rows`, rotated in place if there is a rotation."""
@@ -108,6 +110,10 @@ class AboutOrigin(ABC):
     def prepare(self, queries: Vectors) -> Queries:
         """(m, dim) floats in the axes of the codes, and their products with the mean."""
         return self._learnt().prepare(queries)
+
+    def directions(self, queries: Vectors) -> Vectors:
+        """(m, dim) float32 in the axes of the codes: what `prepare` gives, without the products."""
+        return self._learnt().directions(queries)
 
     def _check(self, codes: Codes) -> None:
         """Refuse codes that this quantizer cannot have made."""

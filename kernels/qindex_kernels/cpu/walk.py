@@ -13,7 +13,6 @@ without those that rows have not, and else the exact score without the query's o
 target and for any number of threads or queries in a call.
 """
 
-import operator
 from typing import Any
 
 import numpy as np
@@ -387,39 +386,117 @@ def tell(walk, i):
         poke_f32(walk.best_scores + 4 * at, score_of(key))
 
 
-class _Room:
-    """What one walk at a time needs; it does not keep the rows alive."""
+class Walks:
+    """Walks over one graph. What they need is kept from call to call: room for as many as go on at the same time."""
 
-    def __init__(self, rows: Rows, fine: Rows, size: int, degree: int, k: int) -> None:
-        found, finer = addressed(rows), addressed(fine)
-        self.size, self.degree, self.k = size, degree, k
-        self.fine = None if finer is found else finer  # rows keep their rooms, so that these must not keep the rows
-        integers = takes_integers(rows, found)
-        names = ("dots_at",) if integers else ()
+    def __init__(
+        self,
+        rows: Rows,
+        fine: Rows,
+        neighbours: NDArray[np.int32],
+        entries: NDArray[np.int32],
+        ids: NDArray[np.int64],
+    ) -> None:
+        found = addressed(rows)
+        self.rows, self.fine, self.integers = found, addressed(fine), takes_integers(rows, found)
+        names = ("dots_at",) if self.integers else ()
         self.functions = functions_for(rows, *names, *decoding(found), scanning=True)
-        self.fine_functions = functions_for(fine, *decoding(finer))
-        self.queries = queries_for(found, 1, self.functions.step)
-        noted = degree + 64
+        self.fine_functions = functions_for(fine, *decoding(self.fine))
+        self.noted = max(neighbours.shape[1], len(entries)) + 64
+        self.graph = {
+            "n": found.n, "degree": neighbours.shape[1], "neighbours": address(neighbours),
+            "entries": address(entries), "n_entries": len(entries), "ids": address(ids),
+        }  # fmt: skip
+        self._keep = rows, fine, neighbours, entries, ids
+        self._rooms: list[_Room] = []
+
+    def __call__(
+        self,
+        values: NDArray[np.float32],
+        fine_values: NDArray[np.float32],
+        fine_offset: NDArray[np.float64],
+        allow: NDArray[np.bool_] | None,
+        k: int,
+        ef: int,
+        ranked: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+        """As `reference_graph.Walks`, to the bit."""
+        try:
+            room = self._rooms.pop()  # a list is safe between threads
+        except IndexError:
+            room = None
+        if room is None or room.size < ef or room.k < k:
+            room = _Room(self, max(ef, 256), max(k, 100))
+        room.set(k, ef, ranked, allow)
+        go = room.one if len(values) == 1 else room.many
+        result = go(values, fine_values, fine_offset)
+        self._rooms.append(room)
+        return result
+
+
+class _Room:
+    """What one call at a time needs."""
+
+    def __init__(self, walks: Walks, ef: int, k: int) -> None:
+        rows, fine, noted = walks.rows, walks.fine, walks.noted
+        self.size, self.k, self.settings = -(-ef // KEYS) * KEYS, k, (0, 0, 0)
+        self.queries = queries_for(rows, 1, walks.functions.step)
         self.room = Room(
-            found.n, 64 + 8 * size, 64 + 8 * size, 4 * noted, 8 * noted, *[4 * noted] * 4, 64, scratch_bytes(found),
-            scratch_bytes(finer), decoded_stride(finer.extent), 8 * k,
+            rows.n, 64 + 8 * self.size, 64 + 8 * self.size, 4 * noted, 8 * noted, *[4 * noted] * 4, 64,
+            scratch_bytes(rows), scratch_bytes(fine), decoded_stride(fine.extent), 8 * k,
         )  # fmt: skip
         seen, beam, kept, noted_rows, places, scores, part, *others = self.room.pieces
         scales, zeros, firsts, scratch, fine_scratch, fine_query, heap = others
         self.beams = beam + 64, kept + 64
         self.walk = Walk(
-            n=found.n, integers=integers, seen=seen, beam=beam + 64, found=noted_rows, places=places, scores=scores,
-            part=part, scales=scales, zeros=zeros, firsts=firsts, scratch=scratch, fine_scratch=fine_scratch,
-            fine_query=fine_query, heap=heap,
+            **walks.graph, integers=walks.integers, seen=seen, beam=beam + 64, found=noted_rows, places=places,
+            scores=scores, part=part, scales=scales, zeros=zeros, firsts=firsts, scratch=scratch,
+            fine_scratch=fine_scratch, fine_query=fine_query, heap=heap,
         )  # fmt: skip
-        self.graph: tuple[Any, ...] = (None, None, None)  # of the last call
         self.addresses = (
-            self.functions.address, found.address, self.queries.address, self.fine_functions.address, finer.address,
+            walks.functions.address, rows.address, self.queries.address, walks.fine_functions.address, fine.address,
             self.walk.address,
         )  # fmt: skip
+        # Of a single query: to take the address of an array costs more than to copy one that is small.
+        width = max(k, self.size)
+        self.x, self.fine_x = np.zeros((1, numbers_in(rows)), np.float32), np.zeros((1, numbers_in(fine)), np.float32)
+        self.offset, self.best = np.zeros(1), np.zeros((1, width), np.int64)
+        self.scores, self.work = np.zeros((1, width), np.float32), np.zeros((2, 1), np.int64)
+        arrays = self.x, self.fine_x, self.offset, self.best, self.scores, self.work
+        self.of_one = tuple(address(array) for array in arrays)
 
-    def fits(self, fine: RowAddresses | None, size: int, degree: int, k: int) -> bool:
-        return self.fine is fine and self.size >= size and self.degree >= degree and self.k >= k
+    def set(self, k: int, ef: int, ranked: int, allow: NDArray[np.bool_] | None) -> None:
+        walk = self.walk
+        if (k, ef, ranked) != self.settings:
+            self.settings, self.width = (k, ef, ranked), k or ranked
+            walk.k, walk.ef, walk.size, walk.ranked = k, ef, -(-ef // KEYS) * KEYS, ranked
+        walk.allow, walk.kept = address(allow), self.beams[allow is not None]
+
+    def one(self, values: Any, fine_values: Any, fine_offset: Any) -> Any:
+        self.x[:], self.fine_x[:], self.offset[:] = values, fine_values, fine_offset
+        if self.walk.values != self.of_one[0]:
+            self._point_at(1, *self.of_one)
+        walk_all(*self.addresses)
+        return self.best[:, : self.width].copy(), self.scores[:, : self.width].copy(), self.work.copy()
+
+    def many(self, values: Any, fine_values: Any, fine_offset: Any) -> Any:
+        m = len(values)
+        given = contiguous(values), contiguous(fine_values), contiguous(fine_offset)
+        best, scores = np.empty((m, self.width), np.int64), np.empty((m, self.width), np.float32)
+        work = np.empty((2, m), np.int64)
+        self._point_at(m, *map(address, (*given, best, scores, work)))
+        walk_all(*self.addresses)
+        return best, scores, work
+
+    def _point_at(self, m: int, values: int, fine_values: int, offset: int, best: int, scores: int, work: int) -> None:
+        walk = self.walk
+        walk.m, walk.values, walk.fine_values, walk.fine_offset = m, values, fine_values, offset
+        walk.best, walk.best_scores, walk.hops, walk.scored = best, scores, work, work + 8 * m
+
+
+def numbers_in(rows: RowAddresses) -> int:
+    """The dimensions of all parts."""
+    return int(rows.dim + sum(part.dim for part in rows.more))
 
 
 def takes_integers(rows: Rows, found: RowAddresses) -> bool:
@@ -428,47 +505,3 @@ def takes_integers(rows: Rows, found: RowAddresses) -> bool:
     by_row = not rows.block or (found.blocks == 1 and (not found.coarse or found.common))
     kinds = {kind_of(rows), *(part.inner.kind for part in found.more)}
     return bool(kinds <= INTEGER_KINDS and not kinds & SPAN.keys() and by_row and not own_tables)
-
-
-def walk(
-    rows: Rows,
-    values: NDArray[np.float32],
-    fine: Rows,
-    fine_values: NDArray[np.float32],
-    fine_offset: NDArray[np.float64],
-    neighbours: NDArray[np.int32],
-    entries: NDArray[np.int32],
-    ids: NDArray[np.int64],
-    allow: NDArray[np.bool_] | None,
-    k: int,
-    ef: int,
-    ranked: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """As `reference.walk`, to the bit."""
-    m, degree, size = len(values), neighbours.shape[1], -(-ef // KEYS) * KEYS
-    found, finer = addressed(rows), addressed(fine)
-    noted = max(degree, len(entries))
-    spare = found.walks
-    try:
-        room = spare.pop()  # a list is safe between threads
-    except IndexError:
-        room = None
-    if room is None or not room.fits(None if finer is found else finer, size, noted, k):
-        room = _Room(rows, fine, max(size, 256), noted, max(k, 100))
-    walk, graph = room.walk, (neighbours, entries, ids)
-    if not all(map(operator.is_, graph, room.graph)):
-        room.graph = graph
-        walk.neighbours, walk.degree, walk.ids = address(neighbours), degree, address(ids)
-        walk.entries, walk.n_entries = address(entries), len(entries)
-    width = k or ranked
-    best, scores, work = np.empty((m, width), np.int64), np.empty((m, width), np.float32), np.empty((2, m), np.int64)
-    values, fine_values, fine_offset = contiguous(values), contiguous(fine_values), contiguous(fine_offset)
-    walk.allow, walk.kept = address(allow), room.beams[allow is not None]
-    walk.m, walk.k, walk.ef, walk.size, walk.ranked = m, k, ef, size, min(ranked, ef)
-    walk.values, walk.fine_values, walk.fine_offset = address(values), address(fine_values), address(fine_offset)
-    walk.best, walk.best_scores = address(best), address(scores)
-    walk.hops = address(work)
-    walk.scored = walk.hops + 8 * m
-    walk_all(*room.addresses)
-    spare.append(room)
-    return best, scores, work[0], work[1]
