@@ -58,6 +58,9 @@ _NUMPY_BYTES = 16 << 20
 # two cost the same at 0.16 for int8 and at 0.06 for signs.
 _GATHER_SHARE = 0.1
 
+# A walk in NumPy takes as long as to score so much there: about 0.2 s.
+_WALK_BYTES = 6 << 20
+
 # Walks, each of tens of microseconds, below which a second thread costs more than it saves.
 _SPLIT_WALKS = 8
 
@@ -449,19 +452,20 @@ class Walks:
         self,
         values: Vectors,
         fine_values: Vectors,
-        fine_offset: NDArray[np.float64],
+        fine_offset: NDArray[np.float64] | None,
         k: int,
         *,
         ef: int,
         ranked: int,
         allow: NDArray[np.bool_] | None = None,
-    ) -> tuple[Matches, NDArray[np.int64]]:
+    ) -> tuple[Matches, NDArray[np.int64], bool]:
         """The k best rows that a walk meets for each of (m, dim) prepared queries, with their **ids** (n,).
 
         A walk goes by fast scores of `codes` with `values` and keeps the `ef` best rows; of those that `allow` allows,
         the `ranked` best, at most `ef`, are ranked by exact scores with what was prepared for the `fine` codes, or for
-        the same. With k = 0, the `ranked` best **rows** and their fast scores instead. Also how many rows were
-        expanded, and how many scored: (2, m).
+        the same; no offset stands for 0. With k = 0, the `ranked` best **rows** and their fast scores instead.
+
+        Also how many rows were expanded, scored and ranked, (3, m), and whether some query has met fewer than k rows.
         """
         if self._columns is not None:
             values = values * self._columns
@@ -469,23 +473,24 @@ class Walks:
             fine_values = fine_values * self._fine_columns
         m = len(values)
         if m == 0:
-            return _no_matches(0, k or ranked), np.zeros((2, 0), np.int64)
+            return _no_matches(0, k or ranked), np.zeros((3, 0), np.int64), False
         walks = self._compiled or self._made(m)
         n_parts = 1 if m < 2 * _SPLIT_WALKS else min(threads.count, m // _SPLIT_WALKS)
         if n_parts == 1:
-            best, scores, work = walks(values, fine_values, fine_offset, allow, k, ef, ranked)
-            return Matches(best, scores), work
+            best, scores, work, short = walks(values, fine_values, fine_offset, allow, k, ef, ranked)
+            return Matches(best, scores), work, short
 
         def run(part: slice) -> Any:
-            return walks(values[part], fine_values[part], fine_offset[part], allow, k, ef, ranked)
+            offset = None if fine_offset is None else fine_offset[part]
+            return walks(values[part], fine_values[part], offset, allow, k, ef, ranked)
 
         found = threads.map(run, [(part,) for part in split(m, n_parts)])
-        best, scores, work = zip(*found, strict=True)
-        return Matches(np.concatenate(best), np.concatenate(scores)), np.hstack(work)
+        best, scores, work, short = zip(*found, strict=True)
+        return Matches(np.concatenate(best), np.concatenate(scores)), np.hstack(work), any(short)
 
     def _made(self, m: int) -> Callable[..., Any]:
-        work_bytes = 1000 * m * self._codes.data.shape[1]
-        made: Callable[..., Any] = _backend.function("walk", "Walks", self._codes.format.name, work_bytes)(*self._over)
+        kind = self._codes.format.name
+        made: Callable[..., Any] = _backend.function("walk", "Walks", kind, _WALK_BYTES * m)(*self._over)
         if _backend.compiled(0):
             self._compiled = made
         return made

@@ -36,12 +36,12 @@ class Walks:
         self,
         values: NDArray[np.float32],
         fine_values: NDArray[np.float32],
-        fine_offset: NDArray[np.float64],
+        fine_offset: NDArray[np.float64] | None,
         allow: NDArray[np.bool_] | None,
         k: int,
         ef: int,
         ranked: int,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], bool]:
         """The k best rows that a walk meets for each query: ids (m, k), -1 where there are no more, and exact scores.
 
         A walk keeps the `ef` best rows it has seen, by fast scores, of equal ones the smaller row. It starts with the
@@ -50,13 +50,14 @@ class Walks:
         the `fine` rows, ties to the smaller id.
 
         With k = 0, the `ranked` best rows (m, ranked) and their fast scores instead. Also how many rows were expanded,
-        and how many were scored: (2, m).
+        scored and ranked, (3, m), and whether some query has met fewer than k rows. No offset stands for 0.
         """
         rows, fine, neighbours, entries, ids = self._over
         m, n = len(values), len(rows.data)
+        offset = np.zeros(m) if fine_offset is None else fine_offset
         best = np.full((m, k or ranked), -1, np.int64)
         scores = np.full(best.shape, -np.inf, np.float32)
-        work = np.zeros((2, m), np.int64)
+        work = np.zeros((3, m), np.int64)
         for i in range(m):
             seen, expanded = np.zeros(n, bool), np.zeros(n, bool)
             beam = kept = np.empty(0, np.int64)
@@ -76,13 +77,14 @@ class Walks:
                 work[0, i] += len(chosen)
                 following = neighbours[chosen].reshape(-1)
             found = _rows_of(kept)[:ranked]
+            work[2, i] = len(found)
             if k == 0:
                 best[i, : len(found)], scores[i, : len(found)] = found, fast_scores(rows, values[i], found)
                 continue
-            exact = score_rows(fine, fine_values[i : i + 1], fine_offset[i : i + 1], found[None])[0]
+            exact = score_rows(fine, fine_values[i : i + 1], offset[i : i + 1], found[None])[0]
             order = np.lexsort((ids[found], -exact))[:k]
             best[i, : len(order)], scores[i, : len(order)] = ids[found[order]], exact[order]
-        return best, scores, work
+        return best, scores, work, bool((work[2] < k).any())
 
 
 def _keys(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -210,12 +210,12 @@ class GraphIndex(StoredIndex):
         most = ef if oversample is None else as_count(oversample, "oversample") * k
         masks = state.stored.masks(allow, len(values))
         if len(masks) == 1:
-            found, steps = _find(state, values, k, ef, most, masks[0])
+            found, work = _find(state, values, k, ef, most, masks[0])
         else:
             each = [_find(state, values[i : i + 1], k, ef, most, mask) for i, mask in enumerate(masks)]
-            found = Matches(*(np.concatenate(arrays) for arrays in zip(*(one for one, _steps in each), strict=True)))
-            steps = Steps(*(np.concatenate(arrays) for arrays in zip(*(one for _found, one in each), strict=True)))
-        return (found, steps) if explain else found
+            found = Matches(*(np.concatenate(arrays) for arrays in zip(*(one for one, _work in each), strict=True)))
+            work = np.hstack([one for _found, one in each])
+        return (found, Steps(*work)) if explain else found
 
     @staticmethod
     def _settings_for(k: int, settings: dict[str, Any]) -> dict[str, Any]:
@@ -321,33 +321,25 @@ class _Growing:
 
 def _find(
     state: GraphState, queries: Vectors, k: int, ef: int, most: int, mask: NDArray[np.bool_] | None
-) -> tuple[Matches, Steps]:
+) -> tuple[Matches, NDArray[np.int64]]:
+    """Matches, and the numbers of `Steps`: (3, m)."""
     stored, m = state.stored, len(queries)
     allowed = len(stored) if mask is None else int(np.count_nonzero(mask))
     if allowed == 0:
-        none = np.zeros(m, np.int64)
-        return Matches(np.full((m, k), -1, np.int64), np.full((m, k), -np.inf, np.float32)), Steps(none, none, none)
+        return Matches(np.full((m, k), -1, np.int64), np.full((m, k), -np.inf, np.float32)), np.zeros((3, m), np.int64)
     if mask is not None:
         wider = min(ef + k * (len(stored) - allowed) // allowed, len(stored))  # the best k of those allowed fit in
         if min(_RANK_US * allowed, _scan_us(allowed, len(stored), m)) < _WALK_US * wider:
             return _scan(stored, queries, k, most, mask)
         most, ef = min(most, ef), wider
-    if stored.rescore is None:
-        prepared = stored.coder.prepare(queries)
-        asked = prepared.values, prepared.values, prepared.offset
-    else:
-        asked = stored.fine.prepare_both(queries)
-    ranked = min(most, ef)
-    found, (hops, scored) = state.walks.best(*asked, k, ef=ef, ranked=ranked, allow=mask)
-    steps = Steps(hops, scored, np.minimum(scored, ranked))
-    last = found.ids[:, min(k, allowed) - 1]
-    if (last < 0).any():  # the walk saw too few of the rows allowed, as where many rows are equal
-        missed = np.flatnonzero(last < 0)
+    asked = stored.asked(queries)
+    found, work, short = state.walks.best(*asked, k, ef=ef, ranked=min(most, ef), allow=mask)
+    if short:  # some walk saw too few of the rows allowed, as where many rows are equal
+        missed = np.flatnonzero(found.ids[:, min(k, allowed) - 1] < 0)
         again, more = _scan(stored, queries[missed], k, most, mask)
         found.ids[missed], found.scores[missed] = again
-        for total, added in zip(steps, more, strict=True):
-            total[missed] += added
-    return found, steps
+        work[:, missed] += more
+    return found, work
 
 
 def _scan_us(allowed: int, n: int, m: int) -> float:
@@ -357,25 +349,26 @@ def _scan_us(allowed: int, n: int, m: int) -> float:
     return _SCAN_US * allowed + (_COPIES_US + _COPY_US * allowed) / max(m, 1)
 
 
-def _scan(stored: Stored, queries: Vectors, k: int, most: int, mask: NDArray[np.bool_] | None) -> tuple[Matches, Steps]:
+def _scan(
+    stored: Stored, queries: Vectors, k: int, most: int, mask: NDArray[np.bool_] | None
+) -> tuple[Matches, NDArray[np.int64]]:
     """The best of all rows allowed: ranked where they lie, or scanned."""
     m, n = len(queries), len(stored)
     rows = np.arange(n) if mask is None else np.flatnonzero(mask)
-    prepared, scored = stored.coder.prepare(queries), np.full(m, len(rows))
+    prepared, work = stored.coder.prepare(queries), np.zeros((3, m), np.int64)
     if _RANK_US * len(rows) < _scan_us(len(rows), n, m):
         fine = (prepared, stored.codes)
         if stored.rescore is not None:
             fine = (stored.fine.prepare(queries, prepared), stored.fine_rows)
-        found, rescored = kernels.rescore(*fine, np.broadcast_to(rows, (m, len(rows))), k, ids=stored.ids)
-        scored = np.zeros(m, np.int64)
-    elif stored.rescore is None:
-        found = kernels.topk(prepared, stored.codes, k, ids=stored.ids, allow=mask)
-        rescored = np.zeros(m, np.int64)
+        found, work[2] = kernels.rescore(*fine, np.broadcast_to(rows, (m, len(rows))), k, ids=stored.ids)
     else:
-        stages = rescore.Search(stored.codes, stored.fine, stored.fine_rows, stored.ids, mask)
-        found, rescored = stages.best(queries, k, -(-most // k))
-    found = Matches(np.where(found.ids >= 0, stored.ids[found.ids], -1), found.scores)
-    return found, Steps(np.zeros(m, np.int64), scored, rescored)
+        work[1] = len(rows)
+        if stored.rescore is None:
+            found = kernels.topk(prepared, stored.codes, k, ids=stored.ids, allow=mask)
+        else:
+            stages = rescore.Search(stored.codes, stored.fine, stored.fine_rows, stored.ids, mask)
+            found, work[2] = stages.best(queries, k, -(-most // k))
+    return Matches(np.where(found.ids >= 0, stored.ids[found.ids], -1), found.scores), work
 
 
 io.register("GraphIndex", opener=GraphIndex)(GraphState)

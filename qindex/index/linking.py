@@ -126,7 +126,7 @@ def insert(
             mates = kernels.topk(queries, codes, n_mates, ids=np.arange(len(batch))).ids
             met = [np.where(mates >= 0, batch[mates], -1)]
             if not alone:
-                found, _ = walks.best(queries.values, queries.values, queries.offset, 0, ef=ef, ranked=ef)
+                found, _, _ = walks.best(queries.values, queries.values, queries.offset, 0, ef=ef, ranked=ef)
                 met.append(found.ids)
             candidates = np.hstack(met).astype(np.int32)
             starts = np.arange(len(batch) + 1) * candidates.shape[1]

@@ -52,14 +52,14 @@ class FineCoder:
             return for_joined(coarse, self._shared_bits)
         return self._coder.prepare(queries)
 
-    def prepare_both(self, queries: Vectors) -> tuple[Vectors, Vectors, NDArray[np.float64]]:
-        """What coarse codes meet of (m, dim) floats, and what fine rows meet, with offsets."""
+    def prepare_both(self, queries: Vectors) -> tuple[Vectors, Vectors, NDArray[np.float64] | None]:
+        """What coarse codes meet of (m, dim) floats, and what fine rows meet, with offsets where they are not 0."""
         if self._shared_bits:
             coarse = self._coarse_coder.prepare(queries)
             fine = for_joined(coarse, self._shared_bits)
             return coarse.values, fine.values, fine.offset
         if self._coder.plain:
-            return self._coarse_coder.directions(queries), queries, np.zeros(len(queries))
+            return self._coarse_coder.directions(queries), queries, None
         fine = self._coder.prepare(queries)
         return self._coarse_coder.directions(queries), fine.values, fine.offset
 

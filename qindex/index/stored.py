@@ -110,6 +110,13 @@ class Stored:
         assert self.rescore_codes is not None
         return self.fine.rows(self.codes, self.rescore_codes)
 
+    def asked(self, queries: Vectors) -> tuple[Vectors, Vectors, NDArray[np.float64] | None]:
+        """What codes meet of (m, dim) floats, and what the rows that are ranked meet, with offsets if not all are 0."""
+        if self.rescore is not None:
+            return self.fine.prepare_both(queries)
+        prepared = self.coder.prepare(queries)
+        return prepared.values, prepared.values, prepared.offset
+
     @cached_property
     def held(self) -> NDArray[np.int64]:
         """The ids of the rows that were not removed, in the order of the rows."""

@@ -31,11 +31,12 @@ def assert_walks_alike(rows: Rows, fine: Rows, rng: np.random.Generator, ef: int
             how = allow, wanted_k, ef, ranked
             wanted = reference(*asked, *how)
             alone = [compiled(*(array[i : i + 1] for array in asked), *how) for i in range(m)]
-            best, scores, work = zip(*alone, strict=True)
-            for found in (compiled(*asked, *how), (np.vstack(best), np.vstack(scores), np.hstack(work))):
+            best, scores, work, short = zip(*alone, strict=True)
+            for found in (compiled(*asked, *how), (np.vstack(best), np.vstack(scores), np.hstack(work), any(short))):
                 np.testing.assert_array_equal(found[0], wanted[0])
                 assert_same_bits(found[1], wanted[1])
                 np.testing.assert_array_equal(found[2], wanted[2])
+                assert found[3] == wanted[3]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.inner import INTEGER_KINDS, Inner, equip, inner, of_kind
+from qindex_kernels.cpu.inner import DECODING, INTEGER_KINDS, Inner, equip, inner, of_kind
 from qindex_kernels.cpu.record import INTEGER, REAL, Record, reader
 from qindex_kernels.cpu.simd import first_lane, load_f32, peek_f32, poke_f32, scaled, splat_f32, store_f32
 from qindex_kernels.cpu.sources import helper, inlined
@@ -316,8 +316,8 @@ _SCANNED = {"sign": MASKED1, "half2": MASKED2, "half4": MASKED4}
 def functions_for(rows: Rows, *names: str, scanning: bool = False) -> Inner:
     """The functions for rows, and for their parts, by name. A scan may read codes otherwise than who decodes them."""
     for part in addressed(rows).more:
-        equip(part.scan if scanning else part.inner, [name for name in names if name != "decode"])
-        equip(part.inner, [name for name in names if name == "decode"])
+        equip(part.scan if scanning else part.inner, [name for name in names if name not in DECODING])
+        equip(part.inner, [name for name in names if name in DECODING])
     kind = kind_of(rows)
     return inner(_SCANNED.get(rows.kind, kind) if scanning else kind, *names)
 

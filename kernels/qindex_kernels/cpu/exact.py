@@ -33,7 +33,9 @@ def scratch_bytes(rows):
 
 def decoding(rows):
     """The functions of inner.py that `exact_score` calls."""
-    return () if rows.one_hot else ("decode",)
+    if rows.one_hot:
+        return ()
+    return ("decode",) if rows.has_blocks or rows.next else ("products",)
 
 
 def decoded_stride(dim: int) -> int:
@@ -76,6 +78,10 @@ def exact_score(inner, query, offset, rows, row, scratch):
     """The score that this module's docstring defines, of one row; `scratch` has room for `scratch_bytes`."""
     if rows.one_hot != 0:
         dot = one_hot_dot(query, rows, row, scratch)
+    elif rows.has_blocks == 0 and rows.next == 0:
+        table = rows.table + row * rows.table_row
+        call(inner.products, (row_address(rows, row), rows.dim, table, np.float32(rows.unit), query, scratch))
+        dot = peek_f64(scratch)
     else:
         decode_row(inner, rows, row, scratch, scratch + (rows.extent + 63) // 64 * 256)
         low, high = zero_f64(), zero_f64()

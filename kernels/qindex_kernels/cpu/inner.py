@@ -9,6 +9,7 @@
     block_sums                    <int8 query, integers of a row, plus BIAS> over each block, int32
     unpack                        the integers of a row, plus BIAS, as unsigned bytes
     decode                        the numbers of a row as float32
+    products                      <float32 query, numbers of a row without blocks> as exact.py defines it, float64
 
 So the kernels around them (top-k, matrix products) are compiled once for all formats. Arguments are addresses and
 int64 numbers. Each function is kept for good, since its address is all that a kernel has of it.
@@ -30,6 +31,7 @@ from qindex_kernels.cpu.lookups import lane_sums, lookup_dots
 from qindex_kernels.cpu.record import INTEGER, Record, reader
 from qindex_kernels.cpu.simd import (
     add_differences,
+    add_products_f64,
     add_scaled,
     first_lanes,
     fma_f32,
@@ -40,6 +42,7 @@ from qindex_kernels.cpu.simd import (
     part_sums,
     peek_f32,
     peek_i64,
+    poke_f64,
     prefetch,
     scaled,
     shifted,
@@ -48,8 +51,10 @@ from qindex_kernels.cpu.simd import (
     store_i32,
     store_sums_f32,
     store_sums_i32,
+    sum_f64,
     times,
     zero_f32,
+    zero_f64,
     zero_i32,
 )
 from qindex_kernels.cpu.sources import SOURCES, inlined, inner_loop
@@ -79,6 +84,8 @@ AHEAD = 4096
 # How the same rows are read where they are taken apart.
 _APART = {MASKED1: BITS1, MASKED2: BITS2, MASKED4: BITS4}
 
+DECODING = ("decode", "products")  # functions that take rows apart
+
 # Kinds with a fast pass in integers. nf4 has none: its levels as int8 would be wrong by more than a query's.
 INTEGER_KINDS = frozenset(BIAS) - {NF4}
 
@@ -97,6 +104,7 @@ class Inner(Record):
         ("block_sums", INTEGER),
         ("unpack", INTEGER),
         ("decode", INTEGER),
+        ("products", INTEGER),
         ("kind", INTEGER),
         ("integers", INTEGER),  # whether the fast pass is in integers
         ("bias", INTEGER),  # what the integers have too much
@@ -123,7 +131,7 @@ def of_kind(kind: int) -> Inner:
 def equip(found: Inner, names: Iterable[str]) -> None:
     """Add functions by name."""
     for name in names:
-        kind = _APART.get(found.kind, found.kind) if name == "decode" else found.kind
+        kind = _APART.get(found.kind, found.kind) if name in DECODING else found.kind
         setattr(found, name, _FUNCTIONS[name](kind).address)
 
 
@@ -465,10 +473,30 @@ def decode(kind: int) -> Any:
     return numbers_of_row
 
 
+@cache
+def products(kind: int) -> Any:
+    """The inner product of a row without blocks and a query in whole registers, as exact.py defines it."""
+    sources = SOURCES
+
+    @cfunc(types.void(*[types.intp] * 3, types.float32, types.intp, types.intp), cache=True)
+    def products_of_row(row, dim, tables, unit, query, out):
+        _ = sources
+        table = load_table(kind, tables)
+        low, high = zero_f64(), zero_f64()
+        for group in range(0, (dim + 15) // 16, 2):
+            numbers, more = decode16(kind, row, dim, group, table), decode16(kind, row, dim, group + 1, table)
+            low = add_products_f64(low, scaled(numbers, unit), load_f32(query + 64 * group))
+            high = add_products_f64(high, scaled(more, unit), load_f32(query + 64 * group + 64))
+        poke_f64(out, sum_f64(low, high))
+
+    return products_of_row
+
+
 _FUNCTIONS = {
     function.__name__: function
     for function in (
         dots, dots_at, lane_sums, float_dots, block_dots, float_block_dots, hamming, block_sums, unpack, decode,
+        products,
     )
 }  # fmt: skip
 

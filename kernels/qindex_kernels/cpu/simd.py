@@ -503,7 +503,7 @@ def add_products_f64(typingctx, acc, a, b):
     def codegen(context, builder, signature, args):
         acc, a, b = args
         a, b = builder.fpext(a, f64x16.llvm), builder.fpext(b, f64x16.llvm)
-        return builder.fadd(acc, builder.fmul(a, b))
+        return v.call(builder, "llvm.fmuladd.v16f64", f64x16.llvm, a, b, acc)
 
     return f64x16(f64x16, f32x16, f32x16), codegen
 

@@ -353,7 +353,7 @@ class Scan:
         by_blocks = found.has_blocks and not found.one_block
         signs = rows.kind == "sign" and not by_blocks and not rows.more
         dots = f"{'' if self.integers else 'float_'}{'block_' if by_blocks else ''}dots"
-        names = ("unpack",) * self.integers if self.many else (*("hamming",) * signs, dots)
+        names = ("unpack" if self.integers else "decode",) if self.many else (*("hamming",) * signs, dots)
         if found.one_hot and self.many:
             names = ("lane_sums",)
         self.functions = functions_for(rows, *names, *decoding(found), scanning=not self.many and not by_blocks)

@@ -118,8 +118,8 @@ class Walk(Record):
         ("ids", INTEGER),  # int64 (n,)
         ("best", INTEGER),  # int64 (m, k) ids; or, where k is 0, (m, ranked) rows: the result
         ("best_scores", INTEGER),  # float32, likewise
-        ("hops", INTEGER),  # int64 (m,)
-        ("scored", INTEGER),  # int64 (m,)
+        ("work", INTEGER),  # int64 (3, m): rows expanded, scored, ranked
+        ("short", INTEGER),  # how many queries have met fewer than k rows
     )
 
 
@@ -132,6 +132,7 @@ def walk_all(inner_at, rows_at, queries_at, fine_inner_at, fine_at, walk_at):
     inner, rows, queries = read_inner(inner_at), read_rows(rows_at), read_queries(queries_at)
     fine_inner, fine, walk = read_inner(fine_inner_at), read_rows(fine_at), read_walk(walk_at)
     dim, fine_dim = numbers_of(rows), numbers_of(fine)
+    walk.short = 0
     for i in range(walk.m):
         take(inner, rows, queries, walk, walk.values + 4 * dim * i)
         walk_one(inner, rows, queries, walk, i)
@@ -197,8 +198,8 @@ def walk_one(inner, rows, queries, walk, i):
         if offer_found(walk, n) < key:
             at = 0
         at = next_open(beam, size, at)
-    poke_i64(walk.hops + 8 * i, np.int64(hops))
-    poke_i64(walk.scored + 8 * i, np.int64(scored))
+    poke_i64(walk.work + 8 * i, np.int64(hops))
+    poke_i64(walk.work + 8 * (walk.m + i), np.int64(scored))
 
 
 @helper
@@ -351,7 +352,8 @@ def rank(inner, rows, walk, i):
     for j in range(k):
         poke_f32(scores + 4 * j, np.float32(-np.inf))
         poke_i64(kept + 8 * j, np.int64(-1))
-    n = found_rows(walk)
+    n = found_rows(walk, i)
+    walk.short += n < k
     for j in range(min(AHEAD, n)):
         ask_for(rows, row_of(peek_i64(walk.kept + 8 * j)))
     for j in range(n):
@@ -368,18 +370,19 @@ def rank(inner, rows, walk, i):
 
 
 @helper
-def found_rows(walk):
+def found_rows(walk, i):
     """How many rows there are to rank."""
     n = 0
     while n < walk.ranked and score_of(peek_i64(walk.kept + 8 * n)) > np.float32(-np.inf):
         n += 1
+    poke_i64(walk.work + 8 * (2 * walk.m + i), np.int64(n))
     return n
 
 
 @helper
 def tell(walk, i):
     """The best rows and their fast scores as they are."""
-    n = found_rows(walk)
+    n = found_rows(walk, i)
     for j in range(walk.ranked):
         at, key = walk.ranked * i + j, peek_i64(walk.kept + 8 * j)
         poke_i64(walk.best + 8 * at, row_of(key) if j < n else np.int64(-1))
@@ -414,12 +417,12 @@ class Walks:
         self,
         values: NDArray[np.float32],
         fine_values: NDArray[np.float32],
-        fine_offset: NDArray[np.float64],
+        fine_offset: NDArray[np.float64] | None,
         allow: NDArray[np.bool_] | None,
         k: int,
         ef: int,
         ranked: int,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], bool]:
         """As `reference_graph.Walks`, to the bit."""
         try:
             room = self._rooms.pop()  # a list is safe between threads
@@ -458,40 +461,44 @@ class _Room:
             self.walk.address,
         )  # fmt: skip
         # Of a single query: to take the address of an array costs more than to copy one that is small.
-        width = max(k, self.size)
         self.x, self.fine_x = np.zeros((1, numbers_in(rows)), np.float32), np.zeros((1, numbers_in(fine)), np.float32)
-        self.offset, self.best = np.zeros(1), np.zeros((1, width), np.int64)
-        self.scores, self.work = np.zeros((1, width), np.float32), np.zeros((2, 1), np.int64)
-        arrays = self.x, self.fine_x, self.offset, self.best, self.scores, self.work
-        self.of_one = tuple(address(array) for array in arrays)
+        self.offset, self.work = np.zeros(1), np.zeros((3, 1), np.int64)
 
     def set(self, k: int, ef: int, ranked: int, allow: NDArray[np.bool_] | None) -> None:
         walk = self.walk
         if (k, ef, ranked) != self.settings:
             self.settings, self.width = (k, ef, ranked), k or ranked
             walk.k, walk.ef, walk.size, walk.ranked = k, ef, -(-ef // KEYS) * KEYS, ranked
+            self.best, self.scores = np.zeros((1, self.width), np.int64), np.zeros((1, self.width), np.float32)
+            arrays = self.x, self.fine_x, self.offset, self.best, self.scores, self.work
+            self.of_one = tuple(map(address, arrays))
+            walk.values = 0  # to be set anew
         walk.allow, walk.kept = address(allow), self.beams[allow is not None]
 
     def one(self, values: Any, fine_values: Any, fine_offset: Any) -> Any:
-        self.x[:], self.fine_x[:], self.offset[:] = values, fine_values, fine_offset
-        if self.walk.values != self.of_one[0]:
+        self.x[:], self.fine_x[:] = values, fine_values
+        if fine_offset is not None or self.offset[0]:
+            self.offset[:] = 0 if fine_offset is None else fine_offset
+        walk = self.walk
+        if walk.values != self.of_one[0]:
             self._point_at(1, *self.of_one)
         walk_all(*self.addresses)
-        return self.best[:, : self.width].copy(), self.scores[:, : self.width].copy(), self.work.copy()
+        return self.best.copy(), self.scores.copy(), self.work.copy(), walk.short != 0
 
     def many(self, values: Any, fine_values: Any, fine_offset: Any) -> Any:
-        m = len(values)
-        given = contiguous(values), contiguous(fine_values), contiguous(fine_offset)
-        best, scores = np.empty((m, self.width), np.int64), np.empty((m, self.width), np.float32)
-        work = np.empty((2, m), np.int64)
+        m, width = len(values), self.width
+        offset = np.zeros(m) if fine_offset is None else fine_offset
+        given = contiguous(values), contiguous(fine_values), contiguous(offset)
+        best, scores = np.empty((m, width), np.int64), np.empty((m, width), np.float32)
+        work = np.empty((3, m), np.int64)
         self._point_at(m, *map(address, (*given, best, scores, work)))
         walk_all(*self.addresses)
-        return best, scores, work
+        return best, scores, work, self.walk.short != 0
 
     def _point_at(self, m: int, values: int, fine_values: int, offset: int, best: int, scores: int, work: int) -> None:
         walk = self.walk
         walk.m, walk.values, walk.fine_values, walk.fine_offset = m, values, fine_values, offset
-        walk.best, walk.best_scores, walk.hops, walk.scored = best, scores, work, work + 8 * m
+        walk.best, walk.best_scores, walk.work = best, scores, work
 
 
 def numbers_in(rows: RowAddresses) -> int:
