@@ -67,7 +67,7 @@ class Origin:
 
     def vectors(self, rows: Vectors) -> Vectors:
         """What `rows` turned into (n, dim) rows, up to rounding."""
-        return self._rotated(rows.copy(), backwards=True) * np.float32(2.0**-self.exponent) + self.mean
+        return self._rotated(rows.copy(), backwards=True) * self._unit + self.mean
 
     def prepare(self, queries: Vectors) -> Queries:
         """(m, dim) floats as rows in these axes meet them, with their products with the mean."""
@@ -76,13 +76,17 @@ class Origin:
 
     def directions(self, queries: Vectors) -> Vectors:
         """(m, dim) float32 as rows in these axes meet them."""
-        return self._rotated(queries * np.float32(2.0**-self.exponent))
+        return self._rotated(queries * self._unit)
 
     def _rotated(self, rows: Vectors, backwards: bool = False) -> Vectors:
         """`rows`, rotated in place if there is a rotation."""
         if self._rotor is not None:
             kernels.rotate(self._rotor, rows, backwards=backwards)
         return rows
+
+    @cached_property
+    def _unit(self) -> np.float32:
+        return np.float32(2.0**-self.exponent)
 
     @cached_property
     def _rotor(self) -> kernels.Rotor | None:
