@@ -253,6 +253,41 @@ def topk_lists(
     return best_rows, scores
 
 
+def search_lists(
+    rows: Rows,
+    values: NDArray[np.float32],
+    offset: NDArray[np.float64],
+    centres: Rows,
+    shifts: NDArray[np.float32] | None,
+    queries: NDArray[np.float32],
+    runs: Runs,
+    relative: float,
+    fine: tuple[Rows, NDArray[np.float32], NDArray[np.float64]] | None,
+    ids: NDArray[np.int64],
+    allow: NDArray[np.bool_] | None,
+    k: int,
+    wanted: int,
+    p: int,
+    max_norm: float,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int32]]:
+    """The k best rows of the p lists whose centres score best: their **ids** and scores (m, k), and the lists (m, p).
+
+    Lists are chosen by int8 products of `queries` with `centres`, int8 rows without biases, plus `shifts` (lists,).
+    `relative` times the exact product with its centre is added to the scores of a list's rows. Where there are `fine`
+    rows with queries and offsets, the `wanted` best are ranked by their scores; else `wanted` is k.
+    """
+    near = matmul_int8(centres, queries, 0)
+    probes = largest(near if shifts is None else near + shifts, p)
+    bases = None
+    if relative:
+        bases = np.float32(relative) * score_rows(centres, queries, np.zeros(len(queries)), probes)
+    found, scores = topk_lists(rows, values, offset, runs, probes, bases, ids, allow, wanted, max_norm)
+    if fine is not None:
+        none, slack = np.zeros(found.shape, np.float32), np.full(len(found), np.inf)
+        found, scores, _counts = rescore(*fine, found, none, slack, ids, k)
+    return np.where(found >= 0, ids[found], -1), scores, probes
+
+
 def largest(numbers: NDArray[np.float32], p: int) -> NDArray[np.int32]:
     """The places of the p largest of each row of (m, n) numbers, in ascending order; of equal ones, the first."""
     order = np.argsort(-numbers, axis=1, kind="stable")[:, :p]

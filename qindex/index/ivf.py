@@ -18,7 +18,7 @@ from qindex.index.base import StoredIndex, find_filtered
 from qindex.index.ids import as_count, as_ids, distinct_ids, held_ids, new_ids
 from qindex.index.lists import Lists, in_space
 from qindex.index.metric import Metric, check_metric, unbiased
-from qindex.index.probe import DEFAULT_OVERSAMPLE, find
+from qindex.index.probe import DEFAULT_OVERSAMPLE, find, find_in_lists, work_of
 from qindex.index.rescore import FineCoder, Work
 from qindex.index.stored import REMOVED, Growing, Stored
 from qindex.quantize import Int4, Int8, LloydMax, RaBitQ
@@ -218,6 +218,10 @@ class IVFIndex(StoredIndex):
             raise ValueError("oversample needs an index built with rescore=...; this one has a single quantizer")
         oversample = as_count(DEFAULT_OVERSAMPLE if oversample is None else oversample, "oversample")
         stored, lists, of_residuals = state.stored, state.lists, state.residual
+        if allow is None and nprobe is not None and len(values) and len(stored.held):
+            near = find_in_lists(stored, lists, of_residuals, values, k, nprobe, oversample)
+            if near is not None:
+                return (near[0], work_of(stored, lists, near[1], k * oversample)) if explain else near[0]
         found, work = find_filtered(
             stored, values, allow,
             lambda some, mask: find(stored, lists, of_residuals, some, k, mask, nprobe, oversample),
