@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex_kernels.layout import Level, Rows, Runs
+from qindex_kernels.layout import Level, Listed, Rows, Runs
 from qindex_kernels.rotor import SHUFFLED, Rotor, Steps
 
 LANES = 32
@@ -254,37 +254,30 @@ def topk_lists(
 
 
 def search_lists(
-    rows: Rows,
-    values: NDArray[np.float32],
-    offset: NDArray[np.float64],
-    centres: Rows,
-    shifts: NDArray[np.float32] | None,
+    listed: Listed,
     queries: NDArray[np.float32],
-    runs: Runs,
-    relative: float,
-    fine: tuple[Rows, NDArray[np.float32], NDArray[np.float64]] | None,
-    ids: NDArray[np.int64],
-    allow: NDArray[np.bool_] | None,
+    coarse: tuple[NDArray[np.float32], NDArray[np.float64]],
+    fine: tuple[NDArray[np.float32], NDArray[np.float64]] | None,
     k: int,
     wanted: int,
     p: int,
-    max_norm: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int32]]:
     """The k best rows of the p lists whose centres score best: their **ids** and scores (m, k), and the lists (m, p).
 
-    Lists are chosen by int8 products of `queries` with `centres`, int8 rows without biases, plus `shifts` (lists,).
-    `relative` times the exact product with its centre is added to the scores of a list's rows. Where there are `fine`
-    rows with queries and offsets, the `wanted` best are ranked by their scores; else `wanted` is k.
+    Lists are chosen by int8 products of `queries` with centres. The `wanted` best rows by the `coarse` values and
+    offsets are ranked by the `fine` ones, if there are any; else `wanted` is k.
     """
-    near = matmul_int8(centres, queries, 0)
-    probes = largest(near if shifts is None else near + shifts, p)
+    runs, ids = listed.runs, listed.ids
+    near = matmul_int8(listed.centres, queries, 0)
+    probes = largest(near if listed.shifts is None else near + listed.shifts, p)
     bases = None
-    if relative:
-        bases = np.float32(relative) * score_rows(centres, queries, np.zeros(len(queries)), probes)
-    found, scores = topk_lists(rows, values, offset, runs, probes, bases, ids, allow, wanted, max_norm)
-    if fine is not None:
+    if listed.relative:
+        products = score_rows(listed.centres, queries, np.zeros(len(queries)), probes.astype(np.int64))
+        bases = np.float32(listed.relative) * products
+    found, scores = topk_lists(listed.rows, *coarse, runs, probes, bases, ids, listed.allow, wanted, listed.max_norm)
+    if listed.fine is not None and fine is not None:
         none, slack = np.zeros(found.shape, np.float32), np.full(len(found), np.inf)
-        found, scores, _counts = rescore(*fine, found, none, slack, ids, k)
+        found, scores, _counts = rescore(listed.fine, *fine, found, none, slack, ids, k)
     return np.where(found >= 0, ids[found], -1), scores, probes
 
 

@@ -22,22 +22,38 @@ _FEW = 0.1
 _COPY = 16
 
 
-def find_in_lists(
-    stored: Stored, lists: Lists, of_residuals: bool, queries: Vectors, k: int, nprobe: int, oversample: int
-) -> tuple[Matches, NDArray[np.int32]] | None:
-    """Matches with ids in the lists of so many of the best centroids, and those lists; None if there are too few."""
-    placed, coarse = in_space(queries, stored.metric), stored.coder.prepare(queries)
-    l2, fine, wanted = stored.metric == "l2", None, k
-    if stored.rescore is not None:
-        fine, wanted = (stored.fine.prepare(queries, coarse), stored.fine_rows), k * oversample
-    found, probes = kernels.search_lists(
-        (Queries(placed, np.zeros(len(placed))), lists.products, lists.centroids.offset if l2 else None, lists.runs),
-        (coarse, stored.codes), fine, k, nprobe=nprobe, wanted=wanted, ids=stored.ids, allow=stored.there,
-        relative=(2.0 if l2 else 1.0) if of_residuals else 0.0,
-    )  # fmt: skip
-    if nprobe < len(lists) and found.ids[:, min(k, len(stored.held)) - 1].min() < 0:
-        return None
-    return found, probes
+class InLists:
+    """Searches of so many of the best lists: what they need of a state, looked up once."""
+
+    def __init__(self, stored: Stored, lists: Lists, of_residuals: bool) -> None:
+        l2 = stored.metric == "l2"
+        self._stored, self._held, self._n_lists = stored, len(stored.held), len(lists)
+        self._coder, self._fine = stored.coder, None if stored.rescore is None else stored.fine
+        fine_rows = None if stored.rescore is None else stored.fine_rows
+        self._scales = tuple(None if codes is None else codes.column_scale for codes in (stored.codes, fine_rows))
+        self._listed = kernels.listed(
+            stored.codes, lists.products, lists.runs, fine_rows, ids=stored.ids, allow=stored.there,
+            shifts=lists.centroids.offset if l2 else None, relative=(2.0 if l2 else 1.0) if of_residuals else 0.0,
+        )  # fmt: skip
+
+    def find(self, queries: Vectors, k: int, nprobe: int, oversample: int) -> tuple[Matches, NDArray[np.int32]] | None:
+        """Matches with ids, and the lists; None if there are too few."""
+        coarse, fine, wanted = self._coder.prepare(queries), None, k
+        if self._fine is not None:
+            fine, wanted = _scaled(self._fine.prepare(queries, coarse), self._scales[1]), k * oversample
+        placed = in_space(queries, self._stored.metric)
+        found, probes = kernels.search_lists(
+            self._listed, placed, _scaled(coarse, self._scales[0]), fine, k, nprobe=nprobe, wanted=wanted
+        )
+        last = min(k, self._held) - 1
+        if nprobe < self._n_lists and (found.ids[:, last].min() if len(queries) > 1 else found.ids[0, last]) < 0:
+            return None
+        return found, probes
+
+
+def _scaled(queries: Queries, columns: NDArray[np.float32] | None) -> tuple[Vectors, NDArray[np.float64]]:
+    """Values in the space of codes, and offsets."""
+    return queries.values if columns is None else queries.values * columns, queries.offset
 
 
 def work_of(stored: Stored, lists: Lists, probes: NDArray[np.int32], wanted: int) -> Work:

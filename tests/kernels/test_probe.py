@@ -7,7 +7,7 @@ from test_lists import runs_of
 
 from qindex_kernels import reference
 from qindex_kernels.cpu.probe import search_lists
-from qindex_kernels.layout import Rows
+from qindex_kernels.layout import Listed, Rows
 
 
 def assert_found_alike(rows: Rows, rng: np.random.Generator, k: int, n_lists: int = 9, dim: int = 20) -> None:
@@ -18,15 +18,14 @@ def assert_found_alike(rows: Rows, rng: np.random.Generator, k: int, n_lists: in
     for m in (1, 2, 40):
         values, offset = rng.standard_normal((m, rows.dim)).astype(np.float32), rng.standard_normal(m)
         queries = rng.standard_normal((m, dim)).astype(np.float32)
-        second = finer, rng.standard_normal((m, 33)).astype(np.float32), rng.standard_normal(m)
+        second = finer, (rng.standard_normal((m, 33)).astype(np.float32), rng.standard_normal(m))
         shifts = rng.standard_normal(n_lists).astype(np.float32)
         for shift, relative, fine, allow in (
             (None, 0.0, None, None), (shifts, 2.0, None, None), (None, 1.0, second, rng.random(n) < 0.5),
         ):  # fmt: skip
-            arguments = (
-                rows, values, offset, centres, shift, queries, runs, relative, fine, ids, allow, k,
-                k if fine is None else min(wanted, n), 4, largest_norm(rows),
-            )  # fmt: skip
+            fine_rows, fine_queries = fine or (None, None)
+            listed = Listed(rows, largest_norm(rows), centres, shift, runs, relative, fine_rows, ids, allow)
+            arguments = (listed, queries, (values, offset), fine_queries, k, min(wanted, n) if fine else k, 4)
             wanted_ids, wanted_scores, wanted_probes = reference.search_lists(*arguments)
             for _again in range(2):  # rooms are used again
                 found, scores, probes = search_lists(*arguments)

@@ -227,7 +227,7 @@ def _addressed(rows: Rows) -> RowAddresses:
         setattr(found, f"{name}_kind", SCALE_KINDS[levels[name].kind])
         setattr(found, f"{name}_bytes", data.itemsize)
         setattr(found, f"{name}_row", row)
-    found.spare, found.walks, found.probes = {}, [], []  # what topk, walk and probe keep from call to call
+    found.spare, found.walks = {}, []  # what topk and walk keep from call to call
     keep = [part.data for part in rows.parts] + [level.data for level in rows.levels]
     found.keep = (*keep, rows.scale, rows.bias, table, places, copies)
     return found

@@ -164,9 +164,9 @@ def fill_members(inner, rows, queries, search, panels, lists, first, last):
                 transpose(lists.gathered + d, width, target + 16 * d)
 
 
-def suits_tiles(rows: RowAddresses, n_probes: int, n_lists: int) -> bool:
-    """Whether lists have so many queries each that going list by list pays."""
-    return rows.blocks == 1 and not rows.one_hot and n_probes >= MEMBERS * n_lists
+def suits_tiles(rows: RowAddresses) -> bool:
+    """Whether going list by list pays where lists have MEMBERS queries each."""
+    return rows.blocks == 1 and not rows.one_hot
 
 
 def topk_lists(
@@ -202,7 +202,7 @@ def topk_lists(
         width=probes.shape[1], probes=address(probes), bases=address(bases),
     )  # fmt: skip
     spare: list[Scan] = []
-    many = suits_tiles(found, probes.size, n_lists)
+    many = probes.size >= MEMBERS * n_lists and suits_tiles(found)
     if m == 1 and k <= KEPT_K:
         if len(found.spare) > KEPT_SCANS:
             found.spare.clear()

@@ -4,18 +4,24 @@ What comes out is what `matmul_int8`, `largest`, `topk_lists` and `rescore` give
 lists have several queries each, that is what is called; else all is done query by query, in rooms that rows keep.
 """
 
-import operator
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.addresses import RowAddresses, address, addressed, functions_for, read_rows, row_address
+from qindex_kernels.cpu.addresses import address, addressed, functions_for, read_rows, row_address
 from qindex_kernels.cpu.candidates import begin_none, begin_one, finish_one, read_search
 from qindex_kernels.cpu.exact import decoded_stride, decoding, exact_score, scratch_bytes
 from qindex_kernels.cpu.heap import is_worse, replace_worst, sort_best_first
 from qindex_kernels.cpu.inner import call, read_inner
-from qindex_kernels.cpu.lists import Lists, choose_one, largest, read_lists, scan_probes, suits_tiles, topk_lists
+from qindex_kernels.cpu.lists import (
+    MEMBERS,
+    Lists,
+    choose_one,
+    largest,
+    read_lists,
+    scan_probes,
+    suits_tiles,
+    topk_lists,
+)
 from qindex_kernels.cpu.matmul import matmul_int8
 from qindex_kernels.cpu.queries import (
     contiguous,
@@ -32,7 +38,6 @@ from qindex_kernels.cpu.score_rows import AHEAD, ask_for, rescore, score_rows
 from qindex_kernels.cpu.simd import (
     add_i32,
     as_f32,
-    load_f32,
     load_first,
     load_i32,
     peek_f32,
@@ -50,7 +55,7 @@ from qindex_kernels.cpu.simd import (
 )
 from qindex_kernels.cpu.sources import helper, kernel
 from qindex_kernels.cpu.topk import Scan, ready
-from qindex_kernels.layout import Rows, Runs
+from qindex_kernels.layout import Listed
 
 BLOCK = 64  # centroids whose sums stay in the L1 cache
 FIRST = 8  # lists that are scanned in the order of their scores: a row must soon be good to be looked at again
@@ -60,6 +65,12 @@ class Probe(Record):
     """What a search of lists takes and gives, and room for one query."""
 
     _fields_ = (
+        # The records of what it goes by.
+        *((name, INTEGER) for name in ("centre_inner", "centres", "centre_queries")),
+        *((name, INTEGER) for name in ("inner", "rows", "row_queries", "search", "fine_inner", "fine", "lists")),
+        ("blocks", INTEGER),  # as `topk.scan` has them
+        ("room", INTEGER),
+        ("block", INTEGER),
         ("m", INTEGER),
         ("k", INTEGER),
         ("queries", INTEGER),  # float32 (m, dim), for centroids
@@ -88,16 +99,14 @@ read_probe = reader(Probe)
 
 
 @kernel
-def probe_all(
-    centre_inner_at, centres_at, centre_queries_at, inner_at, rows_at, queries_at, search_at, fine_inner_at, fine_at,
-    blocks_at, room, block, lists_at, probe_at,
-):  # fmt: skip
-    centre_inner, centres, centre_queries = (
-        read_inner(centre_inner_at), read_rows(centres_at), read_queries(centre_queries_at)
+def probe_all(probe_at):
+    probe = read_probe(probe_at)
+    centre_inner, centres = read_inner(probe.centre_inner), read_rows(probe.centres)
+    centre_queries, queries = read_queries(probe.centre_queries), read_queries(probe.row_queries)
+    inner, rows, search, lists = (
+        read_inner(probe.inner), read_rows(probe.rows), read_search(probe.search), read_lists(probe.lists)
     )  # fmt: skip
-    inner, rows, queries = read_inner(inner_at), read_rows(rows_at), read_queries(queries_at)
-    search, lists, probe = read_search(search_at), read_lists(lists_at), read_probe(probe_at)
-    fine_inner, fine = read_inner(fine_inner_at), read_rows(fine_at)
+    fine_inner, fine, room, block = read_inner(probe.fine_inner), read_rows(probe.fine), probe.room, probe.block
     integers, k, p = search.integers != 0, probe.k, lists.width
     for i in range(probe.m):
         probes, at = probe.probes + 4 * p * i, k * i
@@ -116,7 +125,7 @@ def probe_all(
         begin_none(search)
         begin_one(search, queries, 0, peek_f64(probe.offsets + 8 * i))
         by_bits = ready(inner, rows, queries, room, block)
-        scan_probes(inner, rows, queries, search, 0, blocks_at, room, block, by_bits, lists, probes, bases)
+        scan_probes(inner, rows, queries, search, 0, probe.blocks, room, block, by_bits, lists, probes, bases)
         finish_one(inner, rows, queries, search, 0)
         if probe.fine_values != 0:
             copy_query(fine, probe.fine_values + 4 * query_dim(fine) * i, probe.fine_query)
@@ -220,119 +229,97 @@ def rank(inner, rows, probe, n, offset, at):
 
 
 class _Room:
-    """What one search at a time needs; it does not keep the rows alive, which keep it."""
+    """What one search at a time needs; it does not keep alive what keeps it."""
 
-    def __init__(self, rows: Rows, centres: Rows, fine: Rows | None, wanted: int, p: int) -> None:
-        found, centroids, finer = addressed(rows), addressed(centres), addressed(fine or rows)
-        self.fits_to = centroids, None if fine is None else finer, wanted
-        self.p = p
-        self.scan = Scan(rows, 1, wanted, False)
-        self.centre_functions = functions_for(centres, "dots", "decode")
-        self.fine_functions = functions_for(fine or rows, *decoding(finer))
-        self.queries = queries_for(centroids, 1, self.centre_functions.step)
-        n = centroids.n
-        self.room = Room(
-            4 * (n + BLOCK), 4, 4 * p, max(scratch_bytes(centroids), scratch_bytes(finer)), 4 * wanted, 8 * wanted,
-            decoded_stride(finer.extent),
+    def __init__(self, listed: Listed, wanted: int, p: int) -> None:
+        rows, fine = listed.rows, listed.fine or listed.rows
+        found, centres, finer = addressed(rows), addressed(listed.centres), addressed(fine)
+        self.wanted, self.p = wanted, p
+        self.scan = scan = Scan(rows, 1, wanted, False)
+        centre_functions = functions_for(listed.centres, "dots", "decode")
+        fine_functions = functions_for(fine, *decoding(finer))
+        queries = queries_for(centres, 1, centre_functions.step)
+        room = Room(
+            4 * (centres.n + BLOCK), 4, 4 * p, max(scratch_bytes(centres), scratch_bytes(finer)), 4 * wanted,
+            8 * wanted, decoded_stride(finer.extent),
         )  # fmt: skip
-        scores, bits, bases, scratch, coarse_scores, coarse, fine_query = self.room.pieces
+        scores, bits, bases, scratch, coarse_scores, coarse, fine_query = room.pieces
+        runs = listed.runs
+        self.lists = Lists(
+            n=centres.n, starts=address(runs.starts), firsts=address(runs.firsts), counts=address(runs.counts)
+        )
+        functions, own, own_queries, search = scan.known
         self.probe = Probe(
+            centre_inner=centre_functions.address, centres=centres.address, centre_queries=queries.address,
+            inner=functions, rows=own, row_queries=own_queries, search=search,
+            fine_inner=fine_functions.address, fine=finer.address, lists=self.lists.address,
+            blocks=scan.blocks.address, room=scan.room.pieces[0], block=scan.block,
+            shifts=address(listed.shifts), relative=listed.relative, ids=address(listed.ids),
             scores=scores, bits=bits, bases=bases, scratch=scratch, coarse_scores=coarse_scores, coarse=coarse,
             fine_query=fine_query, largest_bias=found.largest_bias,
         )  # fmt: skip
-        self.lists = Lists(n=n)
-        self.arrays: tuple[Any, ...] = (None,) * 5  # of the last call
-        scan = self.scan
-        self.known = (
-            self.centre_functions.address, centroids.address, self.queries.address, *scan.known,
-            self.fine_functions.address, finer.address, scan.blocks.address, scan.room.pieces[0], scan.block,
-            self.lists.address, self.probe.address,
-        )  # fmt: skip
-
-    def fits(self, centres: RowAddresses, fine: RowAddresses | None, wanted: int, p: int) -> bool:
-        own_centres, own_fine, own_wanted = self.fits_to
-        return own_centres is centres and own_fine is fine and own_wanted == wanted and self.p >= p
+        scan.search.ids, scan.search.allow, scan.search.norm = self.probe.ids, address(listed.allow), listed.max_norm
+        scan.search.scale = listed.max_norm * scan.scale_of_norm or scan.largest_scale
+        self.address = self.probe.address
+        self.keep = centre_functions, fine_functions, queries, room
 
 
 def search_lists(
-    rows: Rows,
-    values: NDArray[np.float32],
-    offset: NDArray[np.float64],
-    centres: Rows,
-    shifts: NDArray[np.float32] | None,
+    listed: Listed,
     queries: NDArray[np.float32],
-    runs: Runs,
-    relative: float,
-    fine: tuple[Rows, NDArray[np.float32], NDArray[np.float64]] | None,
-    ids: NDArray[np.int64],
-    allow: NDArray[np.bool_] | None,
+    coarse: tuple[NDArray[np.float32], NDArray[np.float64]],
+    fine: tuple[NDArray[np.float32], NDArray[np.float64]] | None,
     k: int,
     wanted: int,
     p: int,
-    max_norm: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int32]]:
     """As `reference.search_lists`, to the bit but for the order of the lists probed."""
-    m, found, centroids = len(values), addressed(rows), addressed(centres)
-    if suits_tiles(found, m * p, centroids.n):
-        return _in_steps(
-            rows, values, offset, centres, shifts, queries, runs, relative, fine, ids, allow, k, wanted, p, max_norm
-        )
-    values, offset, queries = contiguous(values), contiguous(offset), contiguous(queries)
-    finer = None if fine is None else addressed(fine[0])
+    m = len(queries)
+    if m * p >= MEMBERS * (len(listed.runs.starts) - 1) and suits_tiles(addressed(listed.rows)):
+        return _in_steps(listed, queries, coarse, fine, k, wanted, p)
     try:
-        room = found.probes.pop()  # a list is safe between threads
+        room = listed.rooms.pop()  # a list is safe between threads
     except IndexError:
         room = None
-    if room is None or not room.fits(centroids, finer, wanted, p):
-        room = _Room(rows, centres, None if fine is None else fine[0], wanted, max(p, 64))
-    probe, search, lists = room.probe, room.scan.search, room.lists
-    arrays = (*runs, shifts, ids)
-    if not all(map(operator.is_, arrays, room.arrays)):
-        room.arrays = arrays
-        lists.starts, lists.firsts, lists.counts, probe.shifts, probe.ids = map(address, arrays)
-        search.ids = probe.ids
-    best, scores, probes = np.empty((m, k), np.int64), np.empty((m, k), np.float32), np.empty((m, p), np.int32)
-    search.allow, search.norm = address(allow), max_norm
-    search.scale = max_norm * room.scan.scale_of_norm or room.scan.largest_scale
-    search.scores, search.kept = probe.coarse_scores, probe.coarse
-    lists.width, probe.m, probe.k, probe.relative = p, m, k, relative
-    probe.queries, probe.values, probe.offsets = address(queries), address(values), address(offset)
+    if room is None or room.wanted != wanted or room.p < p:
+        room = _Room(listed, wanted, max(p, 64))
+    probe, search = room.probe, room.scan.search
+    values, offsets = contiguous(coarse[0]), contiguous(coarse[1])
+    queries = values if queries is coarse[0] else contiguous(queries)
+    probe.values, probe.offsets = address(values), address(offsets)
+    probe.queries = probe.values if queries is values else address(queries)
     if fine is not None:
-        fine_values, fine_offsets = contiguous(fine[1]), contiguous(fine[2])
+        fine_values, fine_offsets = contiguous(fine[0]), contiguous(fine[1])
         probe.fine_values, probe.fine_offsets = address(fine_values), address(fine_offsets)
-    probe.probes, probe.best, probe.best_scores = address(probes), address(best), address(scores)
-    probe_all(*room.known)
-    found.probes.append(room)
+        search.scores, search.kept = probe.coarse_scores, probe.coarse
+    best, scores, probes = np.empty((m, k), np.int64), np.empty((m, k), np.float32), np.empty((m, p), np.int32)
+    probe.best, probe.best_scores, probe.probes = address(best), address(scores), address(probes)
+    room.lists.width, probe.m, probe.k = p, m, k
+    probe_all(room.address)
+    listed.rooms.append(room)
     return best, scores, probes
 
 
 def _in_steps(
-    rows: Rows,
-    values: NDArray[np.float32],
-    offset: NDArray[np.float64],
-    centres: Rows,
-    shifts: NDArray[np.float32] | None,
+    listed: Listed,
     queries: NDArray[np.float32],
-    runs: Runs,
-    relative: float,
-    fine: tuple[Rows, NDArray[np.float32], NDArray[np.float64]] | None,
-    ids: NDArray[np.int64],
-    allow: NDArray[np.bool_] | None,
+    coarse: tuple[NDArray[np.float32], NDArray[np.float64]],
+    fine: tuple[NDArray[np.float32], NDArray[np.float64]] | None,
     k: int,
     wanted: int,
     p: int,
-    max_norm: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int32]]:
-    near = matmul_int8(centres, queries, 0)
-    if shifts is not None:
-        near += shifts
-    probes, bases = largest(near, p), None
-    if relative:
-        products = score_rows(centres, queries, np.zeros(len(queries)), probes.astype(np.int64))
-        bases = np.float32(relative) * products
-    found, scores = topk_lists(rows, values, offset, runs, probes, bases, ids, allow, wanted, max_norm)
-    if fine is not None:
-        fine_rows, fine_values, fine_offsets = fine
+    near = matmul_int8(listed.centres, queries, 0)
+    if listed.shifts is not None:
+        near += listed.shifts
+    probes, bases, ids = largest(near, p), None, listed.ids
+    if listed.relative:
+        products = score_rows(listed.centres, queries, np.zeros(len(queries)), probes.astype(np.int64))
+        bases = np.float32(listed.relative) * products
+    found, scores = topk_lists(
+        listed.rows, *coarse, listed.runs, probes, bases, ids, listed.allow, wanted, listed.max_norm
+    )
+    if listed.fine is not None and fine is not None:
         none, slack = np.zeros(found.shape, np.float32), np.full(len(found), np.inf)
-        found, scores, _counts = rescore(fine_rows, fine_values, fine_offsets, found, none, slack, ids, k)
+        found, scores, _counts = rescore(listed.fine, *fine, found, none, slack, ids, k)
     return np.where(found >= 0, ids[found], -1), scores, probes
