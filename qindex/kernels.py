@@ -31,16 +31,16 @@ from qindex.device import Activations, DeviceCodes, dtype, on_device
 from qindex.formats import FORMATS
 from qindex.threads import set_threads, split, threads
 from qindex.types import BlockValues, Codes, Matches, Queries, Vectors
-from qindex_kernels.layout import Level, Part, Rows, Runs
+from qindex_kernels.layout import Level, Listed, Part, Rows, Runs
 from qindex_kernels.rotor import Rotor, Steps
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "DeviceCodes", "Rotor", "Runs", "Steps", "Walks", "agree", "agree_on_rotation", "best", "largest", "link",
-    "machine", "matmul", "path", "rescore", "rotate", "score_rows", "scores", "set_threads", "to_device", "topk",
-    "topk_lists", "warmup",
+    "DeviceCodes", "Listed", "Rotor", "Runs", "Steps", "Walks", "agree", "agree_on_rotation", "best", "largest",
+    "link", "listed", "machine", "matmul", "path", "rescore", "rotate", "score_rows", "scores", "search_lists",
+    "set_threads", "to_device", "topk", "topk_lists", "warmup",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -164,6 +164,11 @@ def _call_on_few_rows(function: Callable[..., Any], name: str, kind: str, block:
             case "topk_lists":
                 runs, probes = Runs(np.array([0, 1]), first[0], first[0] + 1), np.zeros((m, 1), np.int32)
                 function(rows, x, offset, runs, probes, None, first[0], None, 1, 1.0)
+            case "search_lists":
+                runs, data = Runs(np.array([0, 1]), first[0], first[0] + 1), np.zeros((1, 64), np.uint8)
+                centres, queries = Rows("int8", 64, data, np.ones(1, np.float32)), np.zeros((1, 64), np.float32)
+                some = Listed(rows, 1.0, centres, None, runs, 0.0, None, first[0], None)
+                function(some, queries, (x[:1], offset[:1]), None, 1, 1, 1)
             case "rescore":
                 function(rows, x[:1], offset[:1], first, x[:1], offset[:1], first[0], 1)
             case "Walks":
@@ -183,6 +188,7 @@ _MODULES = {
     "topk": "topk",
     "topk_lists": "lists",
     "largest": "lists",
+    "search_lists": "probe",
     "score_rows": "score_rows",
     "rescore": "score_rows",
     "Walks": "walk",
@@ -394,6 +400,58 @@ def topk_lists(
     parts = threads.map(run, [(part,) for part in split(m, n_parts)])
     found = Matches(np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts]))
     return _padded(found, k)
+
+
+def listed(
+    codes: Codes,
+    centroids: Codes,
+    runs: Runs,
+    fine: Codes | None,
+    *,
+    shifts: NDArray[np.float32] | None,
+    relative: float,
+    ids: NDArray[np.int64],
+    allow: NDArray[np.bool_] | None,
+) -> Listed:
+    """What `search_lists` searches. The caller has checked all of it: `runs` as for `topk_lists`."""
+    fine_rows = None if fine is None else _rows(fine)
+    return Listed(_rows(codes), codes.max_norm, _rows(centroids), shifts, runs, relative, fine_rows, ids, allow)
+
+
+def search_lists(
+    listed: Listed,
+    queries: Vectors,
+    coarse: tuple[Vectors, NDArray[np.float64]],
+    fine: tuple[Vectors, NDArray[np.float64]] | None,
+    k: int,
+    *,
+    nprobe: int,
+    wanted: int,
+) -> tuple[Matches, NDArray[np.int32]]:
+    """The k best rows of the `nprobe` lists whose centroids score best, with their **ids**; and the lists, (m, nprobe).
+
+    As `reference.search_lists`. The caller has checked the values and offsets, and took them to the space of the codes.
+    """
+    rows, m = listed.rows, len(queries)
+    n, n_lists = len(rows.data), len(listed.centres.data)
+    kept, wanted = min(k, n), min(wanted, n)
+    work_bytes = rows.data.nbytes * m * nprobe // n_lists
+    function = _backend.function("probe", "search_lists", rows.kind, work_bytes)
+
+    n_parts = min(threads.count, work_bytes // _SPLIT_BYTES, m)
+    if n_parts <= 1:
+        best, scores, probes = function(listed, queries, coarse, fine, kept, wanted, nprobe)
+    else:
+
+        def run(part: slice) -> Any:
+            return function(listed, queries[part], some(coarse, part), some(fine, part), kept, wanted, nprobe)
+
+        def some(prepared: Any, part: slice) -> Any:
+            return None if prepared is None else (prepared[0][part], prepared[1][part])
+
+        parts = threads.map(run, [(part,) for part in split(m, n_parts)])
+        best, scores, probes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return _padded(Matches(best, scores), k), probes
 
 
 def largest(numbers: NDArray[np.float32], p: int) -> NDArray[np.int32]:

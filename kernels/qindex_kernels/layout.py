@@ -7,7 +7,7 @@ The block scale is the product of the levels of a scale tree, finest first. Each
 Rows may lie in parts of several formats, one behind the other.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,3 +86,19 @@ class Runs(NamedTuple):
     starts: NDArray[np.int64]  # (lists + 1,)
     firsts: NDArray[np.int64]  # (runs,): the first row of each run
     counts: NDArray[np.int64]  # (runs,): its rows
+
+
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """Rows in lists about centres, and what a search of lists asks of both: what stays from search to search."""
+
+    rows: Rows
+    max_norm: float  # no row is longer
+    centres: Rows  # int8, without biases
+    shifts: NDArray[np.float32] | None  # (lists,), added to the scores of centres when lists are chosen
+    runs: Runs
+    relative: float  # times the exact score of its centre is added to that of a row
+    fine: Rows | None  # the same rows, by which the best are ranked
+    ids: NDArray[np.int64]  # (n,)
+    allow: NDArray[np.bool_] | None  # (n,)
+    rooms: list[Any] = field(default_factory=list)  # of kernels

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex_kernels.layout import Level, Rows, Runs
+from qindex_kernels.layout import Level, Listed, Rows, Runs
 from qindex_kernels.rotor import SHUFFLED, Rotor, Steps
 
 LANES = 32
@@ -251,6 +251,34 @@ def topk_lists(
         best = np.lexsort((ids[candidates], -found))[:k]
         best_rows[i, : len(best)], scores[i, : len(best)] = candidates[best], found[best]
     return best_rows, scores
+
+
+def search_lists(
+    listed: Listed,
+    queries: NDArray[np.float32],
+    coarse: tuple[NDArray[np.float32], NDArray[np.float64]],
+    fine: tuple[NDArray[np.float32], NDArray[np.float64]] | None,
+    k: int,
+    wanted: int,
+    p: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int32]]:
+    """The k best rows of the p lists whose centres score best: their **ids** and scores (m, k), and the lists (m, p).
+
+    Lists are chosen by int8 products of `queries` with centres. The `wanted` best rows by the `coarse` values and
+    offsets are ranked by the `fine` ones, if there are any; else `wanted` is k.
+    """
+    runs, ids = listed.runs, listed.ids
+    near = matmul_int8(listed.centres, queries, 0)
+    probes = largest(near if listed.shifts is None else near + listed.shifts, p)
+    bases = None
+    if listed.relative:
+        products = score_rows(listed.centres, queries, np.zeros(len(queries)), probes.astype(np.int64))
+        bases = np.float32(listed.relative) * products
+    found, scores = topk_lists(listed.rows, *coarse, runs, probes, bases, ids, listed.allow, wanted, listed.max_norm)
+    if listed.fine is not None and fine is not None:
+        none, slack = np.zeros(found.shape, np.float32), np.full(len(found), np.inf)
+        found, scores, _counts = rescore(listed.fine, *fine, found, none, slack, ids, k)
+    return np.where(found >= 0, ids[found], -1), scores, probes
 
 
 def largest(numbers: NDArray[np.float32], p: int) -> NDArray[np.int32]:

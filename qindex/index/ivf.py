@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -18,7 +19,7 @@ from qindex.index.base import StoredIndex, find_filtered
 from qindex.index.ids import as_count, as_ids, distinct_ids, held_ids, new_ids
 from qindex.index.lists import Lists, in_space
 from qindex.index.metric import Metric, check_metric, unbiased
-from qindex.index.probe import DEFAULT_OVERSAMPLE, find
+from qindex.index.probe import DEFAULT_OVERSAMPLE, InLists, find, work_of
 from qindex.index.rescore import FineCoder, Work
 from qindex.index.stored import REMOVED, Growing, Stored
 from qindex.quantize import Int4, Int8, LloydMax, RaBitQ
@@ -57,6 +58,10 @@ class IVFState:
                 f"lists of {self.lists.n_rows} rows of dim {self.lists.centroids.dim} do not suit "
                 f"{len(self.stored)} rows of dim {self.stored.dim}"
             )
+
+    @cached_property
+    def in_lists(self) -> InLists:
+        return InLists(self.stored, self.lists, self.residual)
 
     def sorted(self) -> IVFState:
         """The rows that were not removed, list by list."""
@@ -218,6 +223,10 @@ class IVFIndex(StoredIndex):
             raise ValueError("oversample needs an index built with rescore=...; this one has a single quantizer")
         oversample = as_count(DEFAULT_OVERSAMPLE if oversample is None else oversample, "oversample")
         stored, lists, of_residuals = state.stored, state.lists, state.residual
+        if allow is None and nprobe is not None and len(values) and len(stored.held):
+            near = state.in_lists.find(values, k, nprobe, oversample)
+            if near is not None:
+                return (near[0], work_of(stored, lists, near[1], k * oversample)) if explain else near[0]
         found, work = find_filtered(
             stored, values, allow,
             lambda some, mask: find(stored, lists, of_residuals, some, k, mask, nprobe, oversample),

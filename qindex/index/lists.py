@@ -114,7 +114,8 @@ class Lists:
         return Int8().dequantize(self.centroids)
 
     @cached_property
-    def _products(self) -> Codes:
+    def products(self) -> Codes:
+        """The centroids without offsets."""
         return dataclasses.replace(self.centroids, offset=None)
 
     def nearest(self, vectors: Vectors) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -138,17 +139,22 @@ class Lists:
             self, starts=starts, firsts=firsts, counts=np.concatenate([self.counts, sizes[added]])[order]
         )
 
-    def scores(self, queries: Vectors, metric: Metric) -> NDArray[np.float32]:
-        """(m, lists): what orders lists for (m, dim) floats, the scores of centroids, with rounded queries."""
-        if metric == "l2":
-            found = kernels.matmul(queries, self.centroids, activations="int8")
-            squares = (row_norms(queries) ** 2)[:, None]
-            return np.minimum(2 * found - squares, 0).astype(np.float32)
-        return kernels.matmul(queries, self._products, activations="int8")
+    def nearness(self, queries: Vectors, metric: Metric) -> NDArray[np.float32]:
+        """(m, lists): what orders lists for (m, dim) floats, from rounded queries."""
+        codes = self.centroids if metric == "l2" else self.products
+        return kernels.matmul(queries, codes, activations="int8")
+
+    @staticmethod
+    def scores(queries: Vectors, nearness: NDArray[np.float32], metric: Metric) -> NDArray[np.float32]:
+        """(m, lists): those of centroids, in the terms of the metric."""
+        if metric != "l2":
+            return nearness
+        squares = (row_norms(queries) ** 2)[:, None]
+        return np.minimum(2 * nearness - squares, 0).astype(np.float32)
 
     def bases(self, queries: Vectors, probes: NDArray[np.int32], metric: Metric) -> NDArray[np.float32]:
         """(m, p): what the centroids of lists add to the scores of residuals."""
-        found = kernels.score_rows(Queries(queries, np.zeros(len(queries))), self._products, probes.astype(np.int64))
+        found = kernels.score_rows(Queries(queries, np.zeros(len(queries))), self.products, probes.astype(np.int64))
         found[probes < 0] = 0
         return 2 * found if metric == "l2" else found
 
@@ -189,10 +195,11 @@ def _root_means(labels: NDArray[np.int64], squares: NDArray[np.float64], n_lists
 def _spread(lists: Lists, sample: Vectors, labels: NDArray[np.int64], radii: NDArray[np.float32]) -> float:
     """How far scores of rows are from those of their lists, for rows in the place of queries and lists near them."""
     rows, queries = sample[:_ROWS], sample[:: max(1, len(sample) // _QUERIES)][:_QUERIES]
-    near = kernels.largest(lists.scores(queries, "ip"), _NEAR)
+    centres = lists.nearness(queries, "ip")
+    near = kernels.largest(centres, _NEAR)
     unit = row_norms(queries)[:, None] * radii[labels[: len(rows)]] / math.sqrt(rows.shape[1])
     products = kernels.matmul(queries, Int8().quantize(rows), activations="int8")
-    centres = lists.scores(queries, "ip")[:, labels[: len(rows)]]
+    centres = centres[:, labels[: len(rows)]]
     looked_at = np.zeros((len(queries), len(lists)), bool)
     np.put_along_axis(looked_at, near.astype(np.int64), True, axis=1)
     chosen = looked_at[:, labels[: len(rows)]] & (unit > 0)

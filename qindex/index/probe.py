@@ -22,6 +22,53 @@ _FEW = 0.1
 _COPY = 16
 
 
+class InLists:
+    """Searches of so many of the best lists: what they need of a state, looked up once."""
+
+    def __init__(self, stored: Stored, lists: Lists, of_residuals: bool) -> None:
+        l2 = stored.metric == "l2"
+        self._stored, self._held, self._n_lists = stored, len(stored.held), len(lists)
+        self._coder, self._fine = stored.coder, None if stored.rescore is None else stored.fine
+        fine_rows = None if stored.rescore is None else stored.fine_rows
+        self._scales = tuple(None if codes is None else codes.column_scale for codes in (stored.codes, fine_rows))
+        self._listed = kernels.listed(
+            stored.codes, lists.products, lists.runs, fine_rows, ids=stored.ids, allow=stored.there,
+            shifts=lists.centroids.offset if l2 else None, relative=(2.0 if l2 else 1.0) if of_residuals else 0.0,
+        )  # fmt: skip
+
+    def find(self, queries: Vectors, k: int, nprobe: int, oversample: int) -> tuple[Matches, NDArray[np.int32]] | None:
+        """Matches with ids, and the lists; None if there are too few."""
+        coarse, fine, wanted = self._coder.prepare(queries), None, k
+        if self._fine is not None:
+            fine, wanted = _scaled(self._fine.prepare(queries, coarse), self._scales[1]), k * oversample
+        placed = in_space(queries, self._stored.metric)
+        found, probes = kernels.search_lists(
+            self._listed, placed, _scaled(coarse, self._scales[0]), fine, k, nprobe=nprobe, wanted=wanted
+        )
+        last = min(k, self._held) - 1
+        if nprobe < self._n_lists and (found.ids[:, last].min() if len(queries) > 1 else found.ids[0, last]) < 0:
+            return None
+        return found, probes
+
+
+def _scaled(queries: Queries, columns: NDArray[np.float32] | None) -> tuple[Vectors, NDArray[np.float64]]:
+    """Values in the space of codes, and offsets."""
+    return queries.values if columns is None else queries.values * columns, queries.offset
+
+
+def work_of(stored: Stored, lists: Lists, probes: NDArray[np.int32], wanted: int) -> Work:
+    """The work that these matches took, if `wanted` rows are rescored."""
+    scored = rows_probed(lists, probes)
+    rescored = np.zeros_like(scored) if stored.rescore is None else np.minimum(scored, wanted)
+    return Work(scored, rescored, np.full(len(probes), probes.shape[1]))
+
+
+def rows_probed(lists: Lists, probes: NDArray[np.int32]) -> NDArray[np.int64]:
+    """(m,) rows of the lists (m, p), of which -1 is none."""
+    counts: NDArray[np.int64] = np.where(probes >= 0, lists.sizes[probes], 0).sum(axis=1)
+    return counts
+
+
 def find(
     stored: Stored,
     lists: Lists,
@@ -61,9 +108,9 @@ class Probing:
         self._matches: Matches | None = None
 
     @cached_property
-    def scores(self) -> NDArray[np.float32]:
-        """(m, lists): of centroids."""
-        return self.lists.scores(self.queries, self.stored.metric)
+    def nearness(self) -> NDArray[np.float32]:
+        """(m, lists): what orders lists."""
+        return self.lists.nearness(self.queries, self.stored.metric)
 
     def found(self, k: int) -> Matches:
         if self._matches is not None:
@@ -78,13 +125,15 @@ class Probing:
         if share <= min(_FEW, (nprobe or 2 * FIRST) / len(self.lists)):
             return self._look_at_all(wanted)
         if nprobe is not None:
-            self._look(everything, kernels.largest(self.scores, nprobe), wanted)
+            self._look(everything, kernels.largest(self.nearness, nprobe), wanted)
             return
-        first = kernels.largest(self.scores, min(FIRST, len(self.lists)))
+        first = kernels.largest(self.nearness, min(FIRST, len(self.lists)))
         self._look(everything, first, wanted)
         assert self._matches is not None
         worst = self._matches.scores[:, -1]
-        more = self.lists.promising(self.queries, self.scores, worst, self.stored.metric)
+        metric = self.stored.metric
+        scores = self.lists.scores(self.queries, self.nearness, metric)
+        more = self.lists.promising(self.queries, scores, worst, metric)
         np.put_along_axis(more, first.astype(np.int64), False, axis=1)
         self._look(everything, _padded(more), wanted)
 
@@ -109,7 +158,7 @@ class Probing:
             probed = min(n_lists, 4 * int(self.n_probed[short].max()))
             wanted = self._matches.ids.shape[1]
             self._forget(short)
-            self._look(short, kernels.largest(self.scores[short], probed), wanted)
+            self._look(short, kernels.largest(self.nearness[short], probed), wanted)
 
     def _forget(self, some: NDArray[np.int64]) -> None:
         assert self._matches is not None
@@ -126,7 +175,7 @@ class Probing:
         if not isinstance(some, slice):
             prepared = Queries(prepared.values[some], prepared.offset[some])
         codes, runs, own, rows = self.stored.codes, self.lists.runs, self.allow, None
-        if own is not None and self.most * _COPY <= len(probes) * self._rows_probed(probes).mean():
+        if own is not None and self.most * _COPY <= len(probes) * rows_probed(self.lists, probes).mean():
             rows = np.flatnonzero(own)
             of_rows = self.lists.of_rows[rows]
             rows = rows[np.argsort(of_rows, kind="stable")]
@@ -135,7 +184,7 @@ class Probing:
         found = kernels.topk_lists(prepared, codes, runs, probes, k, ids=ids, bases=bases, allow=own)
         if rows is not None and len(rows):
             found = Matches(np.where(found.ids >= 0, rows[found.ids], -1), found.scores)
-        self.scored[some] += self._rows_probed(probes)
+        self.scored[some] += rows_probed(self.lists, probes)
         self.n_probed[some] += (probes >= 0).sum(axis=1)
         if self._matches is None:
             self._matches = found
@@ -144,10 +193,6 @@ class Probing:
         scores = np.hstack([self._matches.scores[some], found.scores])
         best = kernels.best(rows_found, scores, k, self.stored.ids)
         self._matches.ids[some], self._matches.scores[some] = best
-
-    def _rows_probed(self, probes: NDArray[np.int32]) -> NDArray[np.int64]:
-        counts: NDArray[np.int64] = np.where(probes >= 0, self.lists.sizes[probes], 0).sum(axis=1)
-        return counts
 
 
 def _padded(chosen: NDArray[np.bool_]) -> NDArray[np.int32]:

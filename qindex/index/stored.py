@@ -118,17 +118,21 @@ class Stored:
         return prepared.values, prepared.values, prepared.offset
 
     @cached_property
+    def there(self) -> NDArray[np.bool_] | None:
+        """Which rows were not removed; None if none was."""
+        there = self.ids != REMOVED
+        return None if there.all() else there
+
+    @cached_property
     def held(self) -> NDArray[np.int64]:
         """The ids of the rows that were not removed, in the order of the rows."""
-        there = self.ids != REMOVED
-        return self.ids if there.all() else self.ids[there]
+        return self.ids if self.there is None else self.ids[self.there]
 
     def masks(self, allow: Allow | None, m: int) -> list[NDArray[np.bool_] | None]:
         """As `allow_masks`, over all rows."""
-        masks = allow_masks(allow, self.held, m)
-        if len(self.held) == len(self.ids):
+        masks, there = allow_masks(allow, self.held, m), self.there
+        if there is None:
             return masks
-        there = self.ids != REMOVED
         result: list[NDArray[np.bool_] | None] = []
         for mask in masks:
             over_rows = there.copy()

@@ -148,3 +148,36 @@ def test_many_identical_rows_do_not_hide_the_others() -> None:
     queries, flat = 100 * rows[-20:], FlatIndex.build(rows)
     assert_same(index.search(queries, 20, nprobe=64), flat.search(queries, 20))
     assert recall(index.search(queries, 1), flat.search(queries, 1)) >= 0.9
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+@pytest.mark.parametrize("rescore", [None, Int8()], ids=repr)
+def test_a_query_finds_alone_what_it_finds_in_a_batch(
+    metric: Metric, rescore: Any, vectors: NDArray[np.float32]
+) -> None:
+    for quantizer in (Int8(), Int8("dim"), Int4(), RaBitQ(1)):
+        index = IVFIndex.build(vectors[:1500], quantizer, rescore=rescore, nlist=30, metric=metric)
+        for nprobe in (1, 5, 30):
+            whole, work = index.search(vectors[1500:1700], 5, nprobe=nprobe, explain=True)
+            for few in (1, 3):
+                found, own = index.search(vectors[1500 : 1500 + few], 5, nprobe=nprobe, explain=True)
+                assert_same(found, Matches(whole.ids[:few], whole.scores[:few]))
+                np.testing.assert_array_equal(own.scored, work.scored[:few])
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2, 0.05, 0.01, 0.001])
+@pytest.mark.parametrize("rescore", [None, Int8()], ids=repr)
+def test_a_filter_gives_k_results_and_loses_no_recall(share: float, rescore: Any) -> None:
+    rows, queries = np.split(clustered(12_000, 32, n_clusters=100, seed=3), [11_960])
+    index = IVFIndex.build(rows, Int4() if rescore else Int8(), rescore=rescore, nlist=120)
+    exact = FlatIndex.build(rows, Float16())
+    plain, work = index.search(queries, 10, nprobe=6, explain=True)
+    allowed = np.sort(np.random.default_rng(0).permutation(len(rows))[: int(share * len(rows))])
+    found, filtered = index.search(queries, 10, nprobe=6, allow=allowed, explain=True)
+    assert (found.ids >= 0).all()
+    assert np.isin(found.ids, allowed).all()
+    wanted = exact.search(queries, 10, allow=allowed)
+    assert recall(found, wanted) >= recall(plain, exact.search(queries, 10)) - 0.01
+    assert work.lists is not None
+    assert filtered.lists is not None
+    assert (filtered.lists >= work.lists).all()

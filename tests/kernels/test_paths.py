@@ -24,6 +24,7 @@ CHECKS = [
     "test_parts.py",
     "test_rescore.py",
     "test_lists.py",
+    "test_probe.py",
     "test_bounds.py",
     "test_batch.py",
     "test_matmul.py",

@@ -74,47 +74,59 @@ def begin(search_at, queries_at, offset, scores, kept):
     """
     search, queries = read_search(search_at), read_queries(queries_at)
     search.scores, search.kept = np.intp(scores.ctypes.data), np.intp(kept.ctypes.data)
+    begin_none(search)
+    for i in range(search.m):
+        begin_one(search, queries, i, offset[i])
+
+
+@helper
+def begin_none(search):
+    """Fill in what stands for no row."""
     for i in range((search.m + 63) // 64 * 64):
         poke_f32(search.needed + 4 * i, np.float32(-np.inf if i < search.m else np.inf))
     for i in range(search.m * search.k):
         poke_f32(search.best + 4 * i, np.float32(-np.inf))
         poke_f32(search.scores + 4 * i, np.float32(-np.inf))
         poke_i64(search.kept + 8 * i, np.int64(-1))
-    for i in range(search.m):
-        poke_i64(search.counts + 8 * i, np.int64(0))
-        poke_f64(search.offsets + 8 * i, offset[i])
-        values, codes = queries.values + 4 * queries.width * i, queries.codes + queries.width * i
-        step = np.float64(peek_f32(queries.steps + 4 * queries.lanes * i)) if search.integers != 0 else 0.0
-        if search.one_hot != 0:
-            poke_f64(search.margins + 8 * i, one_hot_margin(search, queries.dim >> search.one_hot, step, offset[i]))
-            continue
-        largest, squares, missed, missed_squares = 0.0, 0.0, 0.0, 0.0
-        part_at = queries.rows
-        while part_at != 0:
-            part = read_rows(part_at)
-            part_step = step / part.query_unit
-            for d in range(part.start, part.start + part.dim):
-                value = np.float64(peek_f32(values + 4 * d))
-                miss = abs(value - part_step * peek_i8(codes + d))
-                largest = max(largest, abs(value))
-                squares += value * value
-                missed += miss
-                missed_squares += miss * miss
-            part_at = part.next
-        # What the int8 form misses: Cauchy-Schwarz; for rows of signs the sum of the misses, under a row scale that is
-        # at most norm / sqrt(dim).
-        margin = 0.0
-        if search.signs != 0:
-            margin = missed * search.norm / np.sqrt(queries.dim)
-        elif search.integers != 0:
-            margin = np.sqrt(missed_squares) * search.norm
-        # Rounding in float32: at most dim / 16 additions in a lane, a few to join the lanes, a few to decode and to
-        # finish, each wrong by half a unit of 2 ** -23 of what the sums can reach; twice that. Levels and zeros are
-        # summed apart. Last, the underflow of products, under the unit and the row scale.
-        reach = 2 * np.sqrt(squares) * search.norm + abs(offset[i]) + search.bias
-        margin += (queries.width / 16 + 24) * 2.0**-23 * reach
-        margin += queries.width * SMALLEST_NORMAL * (1 + largest) * (1 + search.scale * 2.0**14)
-        poke_f64(search.margins + 8 * i, margin)
+
+
+@helper
+def begin_one(search, queries, i, offset):
+    """Take query i, with the margin of its fast scores."""
+    poke_i64(search.counts + 8 * i, np.int64(0))
+    poke_f64(search.offsets + 8 * i, offset)
+    values, codes = queries.values + 4 * queries.width * i, queries.codes + queries.width * i
+    step = np.float64(peek_f32(queries.steps + 4 * queries.lanes * i)) if search.integers != 0 else 0.0
+    if search.one_hot != 0:
+        poke_f64(search.margins + 8 * i, one_hot_margin(search, queries.dim >> search.one_hot, step, offset))
+        return
+    largest, squares, missed, missed_squares = 0.0, 0.0, 0.0, 0.0
+    part_at = queries.rows
+    while part_at != 0:
+        part = read_rows(part_at)
+        part_step = step / part.query_unit
+        for d in range(part.start, part.start + part.dim):
+            value = np.float64(peek_f32(values + 4 * d))
+            miss = abs(value - part_step * peek_i8(codes + d))
+            largest = max(largest, abs(value))
+            squares += value * value
+            missed += miss
+            missed_squares += miss * miss
+        part_at = part.next
+    # What the int8 form misses: Cauchy-Schwarz; for rows of signs the sum of the misses, under a row scale that is
+    # at most norm / sqrt(dim).
+    margin = 0.0
+    if search.signs != 0:
+        margin = missed * search.norm / np.sqrt(queries.dim)
+    elif search.integers != 0:
+        margin = np.sqrt(missed_squares) * search.norm
+    # Rounding in float32: at most dim / 16 additions in a lane, a few to join the lanes, a few to decode and to
+    # finish, each wrong by half a unit of 2 ** -23 of what the sums can reach; twice that. Levels and zeros are
+    # summed apart. Last, the underflow of products, under the unit and the row scale.
+    reach = 2 * np.sqrt(squares) * search.norm + abs(offset) + search.bias
+    margin += (queries.width / 16 + 24) * 2.0**-23 * reach
+    margin += queries.width * SMALLEST_NORMAL * (1 + largest) * (1 + search.scale * 2.0**14)
+    poke_f64(search.margins + 8 * i, margin)
 
 
 @helper
@@ -185,5 +197,10 @@ def finish(inner_at, rows_at, queries_at, search_at):
     inner, rows = read_inner(inner_at), read_rows(rows_at)
     queries, search = read_queries(queries_at), read_search(search_at)
     for i in range(search.m):
-        settle(inner, rows, queries, search, i, 0)
-        sort_best_first(search.scores + 4 * search.k * i, search.kept + 8 * search.k * i, search.k, search.ids)
+        finish_one(inner, rows, queries, search, i)
+
+
+@helper
+def finish_one(inner, rows, queries, search, i):
+    settle(inner, rows, queries, search, i, 0)
+    sort_best_first(search.scores + 4 * search.k * i, search.kept + 8 * search.k * i, search.k, search.ids)

@@ -10,7 +10,7 @@ that its rows are read and unpacked once for all of them. Candidates are those o
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.addresses import address, addressed, read_rows
+from qindex_kernels.cpu.addresses import RowAddresses, address, addressed, read_rows
 from qindex_kernels.cpu.candidates import finish, read_search
 from qindex_kernels.cpu.inner import read_inner
 from qindex_kernels.cpu.product import read_group
@@ -62,24 +62,32 @@ def scan_lists(inner_at, rows_at, queries_at, search_at, blocks_at, room, block,
     inner, rows = read_inner(inner_at), read_rows(rows_at)
     queries, search, lists = read_queries(queries_at), read_search(search_at), read_lists(lists_at)
     by_bits = ready(inner, rows, queries, room, block)
+    for i in range(queries.m):
+        probes = lists.probes + 4 * lists.width * i
+        bases = lists.bases + 4 * lists.width * i if lists.bases != 0 else 0
+        scan_probes(inner, rows, queries, search, i, blocks_at, room, block, by_bits, lists, probes, bases)
+
+
+@helper
+def scan_probes(inner, rows, queries, search, i, blocks_at, room, block, by_bits, lists, probes, bases):
+    """Offer query i the rows of its lists."""
     by_blocks = rows.has_blocks != 0 and rows.one_block == 0
     scales = place_of_sums(queries, room, block) + 4 * queries.m * queries.lanes
-    for i in range(queries.m):
-        for probe in range(i * lists.width, (i + 1) * lists.width):
-            one = np.intp(peek_i32(lists.probes + 4 * probe))
-            if one < 0:
-                continue
-            search.base = peek_f32(lists.bases + 4 * probe) if lists.bases != 0 else np.float32(0)
-            for run in range(peek_i64(lists.starts + 8 * one), peek_i64(lists.starts + 8 * one + 8)):
-                start = peek_i64(lists.firsts + 8 * run)
-                stop = start + peek_i64(lists.counts + 8 * run)
-                while start < stop:  # rows from the tail on lie elsewhere
-                    end = min(stop, rows.tail_start) if start < rows.tail_start else stop
-                    n = min(block, end - start)
-                    if by_blocks:
-                        place_blocks(rows, start, n, blocks_at, scales)
-                    scan_block(inner, rows, queries, search, i, start, n, blocks_at, room, block, by_bits)
-                    start += n
+    for probe in range(lists.width):
+        one = np.intp(peek_i32(probes + 4 * probe))
+        if one < 0:
+            continue
+        search.base = peek_f32(bases + 4 * probe) if bases != 0 else np.float32(0)
+        for run in range(peek_i64(lists.starts + 8 * one), peek_i64(lists.starts + 8 * one + 8)):
+            start = peek_i64(lists.firsts + 8 * run)
+            stop = start + peek_i64(lists.counts + 8 * run)
+            while start < stop:  # rows from the tail on lie elsewhere
+                end = min(stop, rows.tail_start) if start < rows.tail_start else stop
+                n = min(block, end - start)
+                if by_blocks:
+                    place_blocks(rows, start, n, blocks_at, scales)
+                scan_block(inner, rows, queries, search, i, start, n, blocks_at, room, block, by_bits)
+                start += n
 
 
 @kernel
@@ -156,6 +164,11 @@ def fill_members(inner, rows, queries, search, panels, lists, first, last):
                 transpose(lists.gathered + d, width, target + 16 * d)
 
 
+def suits_tiles(rows: RowAddresses) -> bool:
+    """Whether going list by list pays where lists have MEMBERS queries each."""
+    return rows.blocks == 1 and not rows.one_hot
+
+
 def topk_lists(
     rows: Rows,
     values: NDArray[np.float32],
@@ -188,9 +201,8 @@ def topk_lists(
         n=n_lists, starts=address(runs.starts), firsts=address(runs.firsts), counts=address(runs.counts),
         width=probes.shape[1], probes=address(probes), bases=address(bases),
     )  # fmt: skip
-    tiled = found.blocks == 1 and not found.one_hot
     spare: list[Scan] = []
-    many = tiled and m * probes.shape[1] >= MEMBERS * n_lists
+    many = probes.size >= MEMBERS * n_lists and suits_tiles(found)
     if m == 1 and k <= KEPT_K:
         if len(found.spare) > KEPT_SCANS:
             found.spare.clear()
@@ -232,49 +244,55 @@ def count_at_least(numbers, n, threshold):
 @kernel
 def choose(numbers, bits, chosen):
     """`bits` is room for one float32 number."""
-    n, p = numbers.shape[1], chosen.shape[1]
     for i in range(len(numbers)):
-        row, out = np.intp(numbers[i].ctypes.data), np.intp(chosen[i].ctypes.data)
-        low, high = np.float32(np.inf), np.float32(-np.inf)
-        for at in range(n):
-            low, high = min(low, peek_f32(row + 4 * at)), max(high, peek_f32(row + 4 * at))
-        # low is reached by at least p numbers; what is above high, by none.
-        poke_f32(bits, low)
-        below = np.int64(sortable(peek_i32(bits)))
-        poke_f32(bits, high)
-        above = np.int64(sortable(peek_i32(bits))) + 1
-        count = np.int64(n)
-        while above - below > 1 and count != p:
-            middle = (below + above) >> 1
-            poke_i32(bits, sortable(np.int32(middle)))
-            reached = count_at_least(row, n, peek_f32(bits))
-            if reached >= p:
-                below, count = middle, reached
-            else:
-                above = middle
-        poke_i32(bits, sortable(np.int32(below)))
-        threshold = peek_f32(bits)
-        # All above the threshold are taken, and the first of those that equal it.
-        equal_left, taken = np.int64(0), 0
-        for at in range(n):
-            equal_left += peek_f32(row + 4 * at) == threshold
-        equal_left -= count - p
-        for group in range(0, n, 16):
-            found = np.int64(0)
-            if group + 16 <= n:
-                found = at_least(row + 4 * group, threshold)
-            else:
-                for at in range(group, n):
-                    found |= np.int64(peek_f32(row + 4 * at) >= threshold) << (at - group)
-            while found != 0:
-                at = group + lowest_bit(found)
-                found &= found - 1
-                if peek_f32(row + 4 * at) == threshold:
-                    if equal_left == 0:
-                        continue
-                    equal_left -= 1
-                poke_i32(out + 4 * taken, np.int32(at))
-                taken += 1
+        choose_one(
+            np.intp(numbers[i].ctypes.data), numbers.shape[1], chosen.shape[1], bits, np.intp(chosen[i].ctypes.data)
+        )
+
+
+@helper
+def choose_one(row, n, p, bits, out):
+    """Write the places of the p largest of n numbers."""
+    low, high = np.float32(np.inf), np.float32(-np.inf)
+    for at in range(n):
+        low, high = min(low, peek_f32(row + 4 * at)), max(high, peek_f32(row + 4 * at))
+    # low is reached by at least p numbers; what is above high, by none.
+    poke_f32(bits, low)
+    below = np.int64(sortable(peek_i32(bits)))
+    poke_f32(bits, high)
+    above = np.int64(sortable(peek_i32(bits))) + 1
+    count = np.int64(n)
+    while above - below > 1 and count != p:
+        middle = (below + above) >> 1
+        poke_i32(bits, sortable(np.int32(middle)))
+        reached = count_at_least(row, n, peek_f32(bits))
+        if reached >= p:
+            below, count = middle, reached
+        else:
+            above = middle
+    poke_i32(bits, sortable(np.int32(below)))
+    threshold = peek_f32(bits)
+    # All above the threshold are taken, and the first of those that equal it.
+    equal_left, taken = np.int64(0), 0
+    for at in range(n):
+        equal_left += peek_f32(row + 4 * at) == threshold
+    equal_left -= count - p
+    for group in range(0, n, 16):
+        found = np.int64(0)
+        if group + 16 <= n:
+            found = at_least(row + 4 * group, threshold)
+        else:
+            for at in range(group, n):
+                found |= np.int64(peek_f32(row + 4 * at) >= threshold) << (at - group)
+        while found != 0:
+            at = group + lowest_bit(found)
+            found &= found - 1
+            if peek_f32(row + 4 * at) == threshold:
+                if equal_left == 0:
+                    continue
+                equal_left -= 1
+            poke_i32(out + 4 * taken, np.int32(at))
+            taken += 1
 
 
 def largest(numbers: NDArray[np.float32], p: int) -> NDArray[np.int32]:
