@@ -63,4 +63,4 @@ def grid(**values: Sequence[Any]) -> list[Setting]:
 # Of candidates that a walk keeps. Steps of a quarter to a half: recall is interpolated between them.
 BEAMS = (10, 12, 16, 20, 24, 32, 40, 56, 80, 112, 160, 224, 320, 448)
 # Of lists that are looked into.
-PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)
+PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)

@@ -5,7 +5,7 @@ from typing import Any
 
 import qindex
 from ann.engine import BEAMS, PROBES, Engine, Ids, Setting, grid
-from qindex import Float16, GraphIndex, Int4, Int8, IVFIndex, LloydMax, RaBitQ, Spectral
+from qindex import Float16, GraphIndex, Int4, Int8, IVFIndex, RaBitQ
 from qindex.types import Quantizer, Vectors
 
 FEW = 2048  # rows that are indexed first, so that kernels are compiled
@@ -70,18 +70,17 @@ def graphs(dim: int) -> list[Engine]:
     return [
         Graph(DEFAULT, "GraphIndex"),
         Graph("GraphIndex, Int4(), rescore=Float16()", "GraphIndex", Int4(), Float16()),
+        Graph("GraphIndex, RaBitQ(2), rescore=Float16()", "GraphIndex", RaBitQ(2), Float16()),
         Graph("GraphIndex, Int8()", "GraphIndex, lean", Int8()),
-        Graph(
-            f"GraphIndex, Int4(), rescore=Spectral({dim // 2 + 2})", "GraphIndex, lean", Int4(), Spectral(dim // 2 + 2)
-        ),
+        Graph("GraphIndex, RaBitQ(1), rescore=Int8(), degree=18", "GraphIndex, lean", RaBitQ(1), Int8(), degree=18),
     ]
 
 
 def lists(nlist: int) -> list[Engine]:
-    pairs = ((RaBitQ(1), Int8()), (RaBitQ(2), Int8()), (LloydMax(4), Int8()), (RaBitQ(1), RaBitQ(4)))
+    pairs = ((Int8(), None), (Int4(), Int8()), (RaBitQ(1), Int8()), (RaBitQ(2), Int8()))
     return [
-        Lists(f"IVFIndex, {_code(first)}, rescore={_code(second)}", "IVFIndex", nlist, first, second)
-        for first, second in pairs
+        Lists("IVFIndex, " + ", rescore=".join(map(_code, filter(None, pair))), "IVFIndex", nlist, *pair)
+        for pair in pairs
     ]
 
 

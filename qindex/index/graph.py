@@ -19,6 +19,7 @@ from qindex.index.ids import as_count, distinct_ids, held_ids, new_ids
 from qindex.index.linking import Graph, Space, decoded, entry_rows, insert, shortened, without
 from qindex.index.metric import Metric
 from qindex.index.stored import REMOVED, Growing, Stored
+from qindex.memory import empty
 from qindex.quantize import Int4, Int8
 from qindex.types import Matches, Quantizer, Vectors, as_vectors
 
@@ -136,7 +137,8 @@ class GraphIndex(StoredIndex):
         everything = np.arange(len(rows))
         entries = entry_rows(stored, lambda some: rows[some], everything, seed)
         others = np.random.default_rng(seed).permutation(np.setdiff1d(everything, entries))
-        lists = np.repeat(everything.astype(np.int32)[:, None], degree * 3 // 2, axis=1)
+        lists = empty((len(rows), degree * 3 // 2), np.int32)
+        lists[:] = everything[:, None]
         space, graph = Space.of(stored), Graph(lists, entries)
         insert(stored, space, lambda some: rows[some], np.concatenate([entries, others]), graph, degree, ef, progress)
         return cls(GraphState(stored, shortened(space, lists, degree), entries, ef))

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from qindex.memory import empty
 from qindex.types import Codes
 
 
@@ -19,7 +19,7 @@ class Growable:
         """Add rows and return a view of all."""
         used = self._used + len(rows)
         if used > len(self._buffer):
-            buffer = np.empty((max(used, len(self._buffer) * 3 // 2), *self._buffer.shape[1:]), self._buffer.dtype)
+            buffer = empty((max(used, len(self._buffer) * 3 // 2), *self._buffer.shape[1:]), self._buffer.dtype)
             buffer[: self._used] = self._buffer[: self._used]
             self._buffer = buffer
         self._buffer[self._used : used] = rows

@@ -18,6 +18,7 @@ from qindex import kernels
 from qindex.index.growable import Growable, GrowableCodes
 from qindex.index.metric import Coder, normalised
 from qindex.index.stored import Stored
+from qindex.memory import empty, taken
 from qindex.quantize import Float32, Int8
 from qindex.types import Codes, Vectors
 
@@ -152,7 +153,9 @@ def shortened(space: Space, neighbours: NDArray[np.int32], degree: int) -> NDArr
     if neighbours.shape[1] > degree:
         long = np.flatnonzero(neighbours[:, degree] != np.arange(len(neighbours))).astype(np.int32)
         _link(space, neighbours, long, np.zeros(len(long) + 1, np.int64), np.zeros(1, np.int32), degree, room=0)
-    return np.ascontiguousarray(neighbours[:, :degree])
+    lists = empty((len(neighbours), degree), np.int32)
+    lists[:] = neighbours[:, :degree]
+    return lists
 
 
 def without(space: Space, neighbours: NDArray[np.int32], gone: NDArray[np.bool_]) -> NDArray[np.int32]:
@@ -169,8 +172,9 @@ def without(space: Space, neighbours: NDArray[np.int32], gone: NDArray[np.bool_]
         starts = np.arange(len(rows) + 1) * candidates.shape[1]
         _link(space, lists, rows.astype(np.int32), starts, candidates.reshape(-1).astype(np.int32), degree, room=0)
     new_number = np.cumsum(~gone, dtype=np.int32) - 1
-    result: NDArray[np.int32] = new_number[lists[~gone]]
-    return result
+    left = taken(lists, ~gone)
+    left[:] = new_number[left]
+    return left
 
 
 def _link(

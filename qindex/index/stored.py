@@ -14,6 +14,7 @@ from qindex.index.growable import Growable, GrowableCodes
 from qindex.index.ids import as_ids
 from qindex.index.metric import Coder, Metric, check_metric, decoded_dim, normalised
 from qindex.index.rescore import FineCoder
+from qindex.memory import taken
 from qindex.quantize import Int8
 from qindex.types import Codes, Quantizer, Vectors, as_vectors
 
@@ -147,8 +148,12 @@ class Stored:
 
     def rows(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> Stored:
         """Copies of some rows, in this order."""
-        fine = None if self.rescore_codes is None else self.rescore_codes[chosen]
-        return dataclasses.replace(self, codes=self.codes[chosen], rescore_codes=fine, ids=self.ids[chosen])
+
+        def some(codes: Codes) -> Codes:
+            return codes.with_rowwise([taken(array, chosen) for array in codes.rowwise])
+
+        fine = None if self.rescore_codes is None else some(self.rescore_codes)
+        return dataclasses.replace(self, codes=some(self.codes), rescore_codes=fine, ids=self.ids[chosen])
 
 
 class Growing:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qindex.formats import E2M1, E2M3, E4M3, E8M0, FLOAT16, FLOAT32, INT4, INT6, INT8, NF4, SCALE_FORMATS, Format
+from qindex.memory import empty
 from qindex.quantize.rows import BLOCK, ROUNDED_UP
 from qindex.types import BLOCK_GRAIN, MAX_DIM, BlockValues, Codes, Vectors, as_vectors, row_norms
 
@@ -108,7 +109,7 @@ def encode(values: Vectors, scheme: Scheme, matrix: float | None = None) -> Code
         # The middle of the levels stands for the middle of the block, whichever way its scale was rounded.
         middle = (lower + upper - _products(scales, dim) * (lowest + highest)) * np.float32(0.5)
         zero = _stored(middle, scheme.scale, scheme.block)
-    data = np.empty((n, scheme.format.row_bytes(dim)), np.uint8)
+    data = empty((n, scheme.format.row_bytes(dim)), np.uint8)
     codes = Codes(data, scheme.format, dim, 0.0, scale=scale, scales=scales, zero=zero)
     max_norm = 0.0
     for rows in _parts(n):

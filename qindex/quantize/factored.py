@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qindex.formats import FLOAT16, Format
+from qindex.memory import empty
 from qindex.quantize.origin import Origin
 from qindex.quantize.rows import ROUNDED_UP, row_dots
 from qindex.threads import threads
@@ -31,7 +32,7 @@ def encode_factored(
     has factor 0. Raises ValueError for a row that lies too far out for a factor in float16.
     """
     n, dim = vectors.shape
-    data = np.empty((n, format.row_bytes(dim)), np.uint8)
+    data = empty((n, format.row_bytes(dim)), np.uint8)
     factors = np.empty((n, 1), np.float16)
 
     def encode(start: int) -> float:

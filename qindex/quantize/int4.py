@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from qindex.formats import FLOAT16, INT4
 from qindex.io import register
+from qindex.memory import empty
 from qindex.quantize.factored import whole_row
 from qindex.quantize.gaussian import uniform_step
 from qindex.quantize.origin import AboutOrigin, Origin
@@ -58,7 +59,7 @@ class Int4(AboutOrigin):
         origin = self._learnt()
         vectors = as_vectors(vectors, dim=origin.dim)
         n, dim = vectors.shape
-        data = np.empty((n, INT4.row_bytes(dim)), np.uint8)
+        data = empty((n, INT4.row_bytes(dim)), np.uint8)
         steps, zeros = np.empty((n, 1), np.float16), np.empty((n, 1), np.float16)
         codes = Codes(
             data,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from qindex.formats import ONE_HOT4, ONE_HOT8, Format
 from qindex.io import register
+from qindex.memory import empty
 from qindex.quantize.origin import check_seed
 from qindex.quantize.rows import BLOCK, ROUNDED_UP, check_codes, check_dim, unfitted
 from qindex.transform import moments
@@ -83,7 +84,7 @@ class ProductQuantizer:
         vectors = as_vectors(vectors, dim=self._books.shape[1])
         n, format = len(vectors), self._format
         dim = self.n_codes * format.span
-        data = np.empty((n, format.row_bytes(dim)), np.uint8)
+        data = empty((n, format.row_bytes(dim)), np.uint8)
         for start in range(0, n, _AT_ONCE):
             part = slice(start, min(start + _AT_ONCE, n))
             data[part] = format.pack(self._nearest(vectors[part]))

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qindex.formats import Format
+from qindex.memory import empty
 from qindex.types import Codes, Vectors, row_norms
 
 # Temporaries of a block stay in the cache; more rows at once only cost memory.
@@ -23,7 +24,7 @@ def encode_rows(
 ) -> Codes:
     """Codes of `vectors`. `prepare` maps a block of rows to the values to round and, if rows have one, their scale."""
     n, dim = vectors.shape
-    data = np.empty((n, format.row_bytes(dim)), np.uint8)
+    data = empty((n, format.row_bytes(dim)), np.uint8)
     scale: NDArray[np.float32] | None = None
     max_norm = 0.0
     for start in range(0, max(n, 1), BLOCK):  # once for no rows, too: they may have scales

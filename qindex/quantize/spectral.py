@@ -6,6 +6,7 @@ import numpy as np
 
 from qindex.formats import FLOAT16, FLOAT32, INT8, SIGN, Format
 from qindex.io import register
+from qindex.memory import empty
 from qindex.quantize import shaping
 from qindex.quantize.factored import AT_ONCE, check_factors, whole_row
 from qindex.quantize.origin import check_seed
@@ -68,9 +69,7 @@ class Spectral:
         spectrum = self._learnt()
         vectors = as_vectors(vectors, dim=spectrum.dim)
         n, kept = len(vectors), len(spectrum.bits)
-        parts = [
-            Part(np.empty((n, format.row_bytes(count)), np.uint8), format, count) for format, count in spectrum.parts
-        ]
+        parts = [Part(empty((n, format.row_bytes(count)), np.uint8), format, count) for format, count in spectrum.parts]
         factor = _factor_format(self.bytes, spectrum.dim)
         factors = np.empty((n, 1), factor.name)
         max_norm = 0.0

@@ -12,6 +12,7 @@ FILES = sorted([*ROOT.glob("qindex/**/*.py"), *ROOT.glob("kernels/qindex_kernels
 # From low to high. Parts of one layer do not import each other, but for those in SAME_LAYER.
 LAYERS = [
     ["qindex_kernels"],
+    ["memory"],
     ["formats", "types", "threads"],
     ["device"],
     ["kernels", "io"],

@@ -236,7 +236,7 @@ class _Room:
         found, centres, finer = addressed(rows), addressed(listed.centres), addressed(fine)
         self.wanted, self.p = wanted, p
         self.scan = scan = Scan(rows, 1, wanted, False)
-        centre_functions = functions_for(listed.centres, "dots", "decode")
+        centre_functions = functions_for(listed.centres, "dots", *decoding(centres))
         fine_functions = functions_for(fine, *decoding(finer))
         queries = queries_for(centres, 1, centre_functions.step)
         room = Room(
