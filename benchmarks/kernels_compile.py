@@ -56,9 +56,9 @@ def compile_times(quick: bool) -> dict[str, Any]:
 
 
 def _has_integers(name: str) -> bool:
-    from qindex import kernels
+    from qindex.backend import has_integers
 
-    return kernels._has_integers(name)
+    return has_integers(name)
 
 
 def _environment(cache: str) -> dict[str, str]:

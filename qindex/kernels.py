@@ -3,32 +3,24 @@
 Nobody else asks what is installed, how many threads there are, or which kernel fits. Exact scores, integer products and
 rotations agree to the bit whatever computes them, so the choice changes speed and nothing else:
 
-- `cpu`, compiled by numba, is the rule. Loading numba costs most of a second, so a process's first few megabytes of
-  work (a search from the command line) run in NumPy; once those sum up to what loading costs, numba is loaded.
-- `reference`, in NumPy, also serves where numba's compiler is disabled (NUMBA_DISABLE_JIT=1).
-- QINDEX_KERNELS=reference, portable, avx2 or avx512 forces a path; it is read once, before numba is loaded.
+- `qindex/backend.py` chooses between kernels that numba compiles and NumPy's.
 - Codes that `to_device` copied to a GPU are searched and multiplied there (`qindex/device.py`).
 
 Work is split over a thread pool of our own (kernels release the GIL) when it is worth more than a hand-over.
 """
 
-import functools
 import importlib
-import logging
 import os
-import sys
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, overload
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from qindex import device
+from qindex.backend import forced, has_integers, loader, path, warmup
 from qindex.device import Activations, DeviceCodes, dtype, on_device
-from qindex.formats import FORMATS
 from qindex.threads import set_threads, split, threads
 from qindex.types import BlockValues, Codes, Matches, Queries, Vectors
 from qindex_kernels.layout import Level, Listed, Part, Rows, Runs
@@ -43,16 +35,8 @@ __all__ = [
     "set_threads", "to_device", "topk", "topk_lists", "warmup",
 ]  # fmt: skip
 
-logger = logging.getLogger(__name__)
-
 # Bytes of codes below which a second thread costs more than it saves (about 0.2 ms of scanning).
 _SPLIT_BYTES = 2 << 20
-
-# Where the definitions of a module of kernels are, if not in reference.py.
-_REFERENCES = {"walk": "reference_graph", "link": "reference_graph"}
-
-# NumPy scores about 30 MB of codes a second, so this much takes as long as loading numba and one cached kernel.
-_NUMPY_BYTES = 16 << 20
 
 # Below this share of allowed rows their copies are scanned, above it all rows are. Measured on 500,000 x 384 codes: the
 # two cost the same at 0.16 for int8 and at 0.06 for signs.
@@ -64,165 +48,8 @@ _WALK_BYTES = 6 << 20
 # Walks, each of tens of microseconds, below which a second thread costs more than it saves.
 _SPLIT_WALKS = 8
 
-# What numba must be told to compile for less than this machine has.
-_TARGETS = {
-    "avx2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+bmi,+bmi2,+f16c,+fma,+popcnt,+sse4.2"},
-    "portable": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
-}
-
 # Rows that a matrix product takes at once: no part of a split ends within them.
 _ROW_GROUP = 24
-
-
-class _Backend:
-    """Chooses between the compiled kernels and NumPy, and loads the former when they begin to pay."""
-
-    def __init__(self) -> None:
-        self._numpy_bytes_left = _NUMPY_BYTES
-        self._ready: dict[tuple[str, str], Callable[..., Any]] = {}
-
-    def function(self, module: str, name: str, kind: str, work_bytes: float) -> Callable[..., Any]:
-        """The kernel `name`, compiled for rows of a format where `work_bytes` make loading the compiler worth it."""
-        if (name, kind) in self._ready:
-            return self._ready[name, kind]
-        if not self.compiled(work_bytes):
-            return _imported(f"qindex_kernels.{_REFERENCES.get(module, 'reference')}", name)
-        function = _imported(f"qindex_kernels.cpu.{module}", name)
-        started = time.perf_counter()
-        _call_on_few_rows(function, name, kind)
-        seconds = time.perf_counter() - started
-        if seconds > 1:
-            logger.info("compiled %s for %s rows in %.1f s; `qindex warmup` compiles all", name, kind, seconds)
-        self._ready[name, kind] = function
-        return function
-
-    def compiled(self, work_bytes: float) -> bool:
-        """Whether work of this size is for the compiled kernels."""
-        if self._ready:
-            return True
-        if forced() == "reference" or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
-            return False
-        if "numba" not in sys.modules and forced() is None:
-            self._numpy_bytes_left -= int(min(work_bytes, _NUMPY_BYTES + 1))
-            if self._numpy_bytes_left >= 0:
-                return False
-        path()
-        return True
-
-
-_backend = _Backend()
-
-
-@functools.cache
-def forced() -> str | None:
-    """What QINDEX_KERNELS says, or None."""
-    wanted = os.environ.get("QINDEX_KERNELS")
-    known = ("reference", "portable", "avx2", "avx512")
-    if wanted is not None and wanted not in known:
-        raise ValueError(f"QINDEX_KERNELS must be one of {', '.join(known)}, got {wanted!r}")
-    return wanted
-
-
-@functools.cache
-def path() -> str:
-    """The instruction set of the compiled kernels: `avx512`, `avx2` or `portable`. Loads numba."""
-    wanted = forced()
-    if wanted in _TARGETS and "numba" not in sys.modules:
-        os.environ.update(_TARGETS[wanted])
-    found: str = importlib.import_module("qindex_kernels.cpu.target").PATH
-    if wanted not in (None, "reference", found):
-        way_out = "set it before numba is imported" if wanted in _TARGETS else "this machine lacks the instructions"
-        raise ValueError(f"QINDEX_KERNELS={wanted} cannot be had, numba compiles for {found}: {way_out}, or unset it")
-    return found
-
-
-def _imported(module: str, name: str) -> Callable[..., Any]:
-    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return function
-
-
-def _call_on_few_rows(function: Callable[..., Any], name: str, kind: str, block: int = 0) -> None:
-    """Call a kernel in every way that is compiled by itself: with few and with many queries."""
-    if name == "largest":
-        function(np.zeros((1, 1), np.float32), 1)
-        return
-    if name == "rotate":
-        one = np.ones((1, 1), np.float32)
-        function(Rotor((Steps(one, np.zeros(1, np.intp)),)), one.copy(), False)
-        return
-    format, levels = FORMATS[kind], (Level("float32", block, np.ones(1, np.float32)),) if block else ()
-    dim, tables = format.span, np.zeros((1, 1 << format.bits), np.int8) if format.kind == "codebook" else None
-    rows = Rows(kind, dim, np.zeros((1, format.row_bytes(dim)), np.uint8), levels=levels, tables=tables)
-    first = np.zeros((1, 1), np.int64)
-    for m in (1, 8):
-        x, offset = np.zeros((m, dim), np.float32), np.zeros(m)
-        match name:
-            case "topk":
-                function(rows, x, offset, first[0], None, 1, 1.0)
-            case "score_rows":
-                function(rows, x[:1], offset[:1], first)
-            case "topk_lists":
-                runs, probes = Runs(np.array([0, 1]), first[0], first[0] + 1), np.zeros((m, 1), np.int32)
-                function(rows, x, offset, runs, probes, None, first[0], None, 1, 1.0)
-            case "search_lists":
-                runs, data = Runs(np.array([0, 1]), first[0], first[0] + 1), np.zeros((1, 64), np.uint8)
-                centres, queries = Rows("int8", 64, data, np.ones(1, np.float32)), np.zeros((1, 64), np.float32)
-                some = Listed(rows, 1.0, centres, None, runs, 0.0, None, first[0], None)
-                function(some, queries, (x[:1], offset[:1]), None, 1, 1, 1)
-            case "rescore":
-                function(rows, x[:1], offset[:1], first, x[:1], offset[:1], first[0], 1)
-            case "Walks":
-                walks = function(rows, rows, np.zeros((1, 1), np.int32), np.zeros(1, np.int32), first[0])
-                walks(x[:1], x[:1], offset[:1], None, 1, 8, 8)
-            case "link":
-                rows = Rows(kind, dim, rows.data, np.ones(1, np.float32))
-                function(rows, np.ones(1, np.float32), np.zeros((1, 1), np.int32), np.zeros(1, np.int32),
-                         np.zeros(2, np.int64), np.zeros(1, np.int32), 1, 0, 1.0, 1, 8, slice(0, 1))  # fmt: skip
-            case "matmul":
-                function(rows, x)
-            case "matmul_int8":
-                function(rows, x, 0)
-
-
-_MODULES = {
-    "topk": "topk",
-    "topk_lists": "lists",
-    "largest": "lists",
-    "search_lists": "probe",
-    "score_rows": "score_rows",
-    "rescore": "score_rows",
-    "Walks": "walk",
-    "link": "link",
-    "matmul": "matmul",
-    "matmul_int8": "matmul",
-}
-
-
-def warmup(progress: bool | None = None) -> None:
-    """Compile every kernel for this machine, or load it from disk. `progress=None` shows a bar on a terminal."""
-    kinds = [kind for kind, format in FORMATS.items() if format.kind != "exponent"]
-    names = [(name, kind) for kind in kinds for name in _MODULES if _exists(name, kind)]
-    names.append(("rotate", "float32"))
-    for name, kind in tqdm(names, desc="kernels", unit="kernel", disable=None if progress is None else not progress):
-        function = _backend.function(_MODULES.get(name, name), name, kind, float("inf"))
-        if name in ("topk", "matmul_int8") and FORMATS[kind].kind != "one_hot":
-            _call_on_few_rows(function, name, kind, block=64)
-
-
-def _exists(name: str, kind: str) -> bool:
-    """Whether there is such a kernel for rows of a format."""
-    if name == "matmul":
-        return FORMATS[kind].kind != "one_hot"
-    if name == "largest":  # it takes no rows
-        return kind == "float32"
-    if name == "link":
-        return kind == "int8"
-    return name != "matmul_int8" or _has_integers(kind)
-
-
-def _has_integers(kind: str) -> bool:
-    """Whether the levels of a format are small integers times a unit (nf4's nearly are), as int8 products need."""
-    return FORMATS[kind].kind not in ("float", "small_float", "exponent", "one_hot") or kind in ("e2m1", "e2m3")
 
 
 # Kernels keep what they know of rows for as long as the rows live, so rows live as long as their codes.
@@ -319,7 +146,7 @@ def _no_matches(m: int, k: int) -> Matches:
 
 def _topk(queries: Queries, codes: Codes, k: int, ids: NDArray[np.int64], allow: NDArray[np.bool_] | None) -> Matches:
     work_bytes = codes.data.nbytes * len(queries)
-    function = _backend.function("topk", "topk", codes.format.name, work_bytes)
+    function = loader.function("topk", "topk", codes.format.name, work_bytes)
     rows, values = _rows(codes), _in_the_space_of(codes, queries.values)
 
     n_parts = max(1, min(threads.count, work_bytes // _SPLIT_BYTES))
@@ -384,7 +211,7 @@ def topk_lists(
     if not kept or not m:
         return _no_matches(m, k)
     work_bytes = int(codes.data.nbytes * probes.size / max(n_lists, 1))
-    function = _backend.function("lists", "topk_lists", codes.format.name, work_bytes)
+    function = loader.function("lists", "topk_lists", codes.format.name, work_bytes)
     rows, values, ids = _rows(codes), _in_the_space_of(codes, queries.values), np.ascontiguousarray(ids)
     allow = None if allow is None else np.ascontiguousarray(allow)
 
@@ -436,7 +263,7 @@ def search_lists(
     n, n_lists = len(rows.data), len(listed.centres.data)
     kept, wanted = min(k, n), min(wanted, n)
     work_bytes = rows.data.nbytes * m * nprobe // n_lists
-    function = _backend.function("probe", "search_lists", rows.kind, work_bytes)
+    function = loader.function("probe", "search_lists", rows.kind, work_bytes)
 
     n_parts = min(threads.count, work_bytes // _SPLIT_BYTES, m)
     if n_parts <= 1:
@@ -456,7 +283,7 @@ def search_lists(
 
 def largest(numbers: NDArray[np.float32], p: int) -> NDArray[np.int32]:
     """The places of the p largest of each row of (m, n) numbers: (m, p), ascending; of equal ones, the first."""
-    function = _backend.function("lists", "largest", "float32", numbers.nbytes)
+    function = loader.function("lists", "largest", "float32", numbers.nbytes)
     found: NDArray[np.int32] = function(numbers, min(p, numbers.shape[1]))
     return found
 
@@ -481,7 +308,7 @@ def rescore(
         raise ValueError("codes must be on the CPU to be rescored, got codes on a GPU: use score_rows and best")
     if slack is None or estimates is None:
         estimates, slack = np.zeros(chosen.shape, np.float32), np.full(len(chosen), np.inf)
-    function = _backend.function("score_rows", "rescore", codes.format.name, rows.size * codes.data.shape[1])
+    function = loader.function("score_rows", "rescore", codes.format.name, rows.size * codes.data.shape[1])
     values = _in_the_space_of(codes, queries.values)
     *found, counts = function(_rows(codes), values, queries.offset, chosen, estimates, slack, ids, k)
     return Matches(*found), counts
@@ -548,8 +375,8 @@ class Walks:
 
     def _made(self, m: int) -> Callable[..., Any]:
         kind = self._codes.format.name
-        made: Callable[..., Any] = _backend.function("walk", "Walks", kind, _WALK_BYTES * m)(*self._over)
-        if _backend.compiled(0):
+        made: Callable[..., Any] = loader.function("walk", "Walks", kind, _WALK_BYTES * m)(*self._over)
+        if loader.compiled(0):
             self._compiled = made
         return made
 
@@ -572,7 +399,7 @@ def link(
 
     `codes` are int8 with row scales.
     """
-    function = _backend.function("link", "link", codes.format.name, 32 * len(candidates) * codes.dim)
+    function = loader.function("link", "link", codes.format.name, 32 * len(candidates) * codes.dim)
     rows = _rows(codes)
 
     def run(part: slice) -> None:
@@ -591,7 +418,7 @@ def score_rows(queries: Queries, codes: Codes | DeviceCodes, rows: NDArray[np.in
     chosen[~present] = 0
     if isinstance(codes, DeviceCodes):
         return np.where(present, device.score_rows(queries, codes, chosen), np.float32(-np.inf))
-    function = _backend.function("score_rows", "score_rows", codes.format.name, rows.size * codes.data.shape[1])
+    function = loader.function("score_rows", "score_rows", codes.format.name, rows.size * codes.data.shape[1])
     found = function(_rows(codes), _in_the_space_of(codes, queries.values), queries.offset, chosen)
     return np.where(present, found, np.float32(-np.inf))
 
@@ -650,7 +477,7 @@ def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "fl
         )
     if activations not in ("float32", "int8", "int8-block"):
         raise ValueError(f'activations must be "float32", "int8" or "int8-block", got {activations!r}')
-    if activations != "float32" and not _has_integers(codes.format.name):
+    if activations != "float32" and not has_integers(codes.format.name):
         raise ValueError(f'activations must be "float32" for {codes.format.name} codes, got {activations!r}')
     if activations == "int8-block" and not codes.block:
         raise ValueError('activations must be "int8" for codes without blocks, got "int8-block"')
@@ -667,7 +494,7 @@ def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "fl
     options = () if activations == "float32" else (codes.block if activations == "int8-block" else 0,)
     # In float32 the compiled kernel and NumPy round differently, so which one runs must not depend on the work.
     work_bytes = float("inf") if activations == "float32" else codes.data.nbytes * len(x)
-    function = _backend.function("matmul", name, codes.format.name, work_bytes)
+    function = loader.function("matmul", name, codes.format.name, work_bytes)
     rows = _rows(codes)
     n_parts = max(1, min(threads.count, codes.data.nbytes * max(len(x) // 8, 1) // _SPLIT_BYTES))
     if n_parts == 1:
@@ -681,8 +508,10 @@ def rotate(rotor: Rotor, rows: Vectors, *, backwards: bool = False) -> None:
     """Rotate each row of (n, dim) C-contiguous float32, or rotate it back, in place."""
     if rows.dtype != np.float32 or rows.shape[1:] != (rotor.dim,) or not rows.flags.c_contiguous:
         raise ValueError(f"rows must be C-contiguous float32 (n, {rotor.dim}), got {rows.dtype} {rows.shape}")
+    if not len(rows):
+        return
     # NumPy rotates about eight times as many bytes a second as it scores.
-    function = _backend.function("rotate", "rotate", "float32", rows.nbytes // 8)
+    function = loader.function("rotate", "rotate", "float32", rows.nbytes // 8)
     n_parts = max(1, min(threads.count, rows.nbytes // _SPLIT_BYTES))
     if n_parts == 1:
         function(rotor, rows, backwards)
@@ -717,18 +546,18 @@ def agree(queries: Queries, codes: Codes) -> bool:
     rows, values = _rows(codes), _in_the_space_of(codes, queries.values)
     k, ids = min(10, len(codes)), np.arange(len(codes))
     wanted = [*reference.topk(rows, values, queries.offset, ids, None, k, codes.max_norm)]
-    function = _backend.function("topk", "topk", codes.format.name, float("inf"))
+    function = loader.function("topk", "topk", codes.format.name, float("inf"))
     found = [*function(rows, values, queries.offset, ids, None, k, codes.max_norm)]
-    if _has_integers(codes.format.name) and not codes.more:
+    if has_integers(codes.format.name) and not codes.more:
         wanted.append(reference.matmul_int8(rows, values, 0))
-        found.append(_backend.function("matmul", "matmul_int8", codes.format.name, float("inf"))(rows, values, 0))
+        found.append(loader.function("matmul", "matmul_int8", codes.format.name, float("inf"))(rows, values, 0))
     return all(map(np.array_equal, found, wanted))
 
 
 def agree_on_rotation(rotor: Rotor, rows: Vectors) -> bool:
     """Whether the compiled kernel rotates rows, and rotates them back, as NumPy does, to the bit."""
     reference = importlib.import_module("qindex_kernels.reference")
-    function = _backend.function("rotate", "rotate", "float32", float("inf"))
+    function = loader.function("rotate", "rotate", "float32", float("inf"))
     wanted, found = rows.copy(), rows.copy()
     for backwards in (False, True):
         reference.rotate(rotor, wanted, backwards)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qindex import io, kernels
-from qindex.index import rescore
 from qindex.index.allow import Allow
 from qindex.index.base import StoredIndex
 from qindex.index.growable import Growable
 from qindex.index.ids import as_count, distinct_ids, held_ids, new_ids
 from qindex.index.linking import Graph, Space, decoded, entry_rows, insert, shortened, without
 from qindex.index.metric import Metric
-from qindex.index.stored import REMOVED, Growing, Stored
+from qindex.index.rescore import Search, Work
+from qindex.index.stored import REMOVED, Growing, Stored, marked
 from qindex.memory import empty
 from qindex.quantize import Int4, Int8
 from qindex.types import Matches, Quantizer, Vectors, as_vectors
@@ -31,14 +31,6 @@ MAX_DEGREE, MAX_ROWS = 512, (1 << 31) - 2
 # call; of many, all rows are scanned. Rough figures of a busy machine, which only choose the way.
 _WALK_US, _RANK_US, _SCAN_US, _COPY_US, _COPIES_US = 0.6, 0.1, 0.01, 0.06, 300.0
 _COPIED_SHARE = 0.1
-
-
-class Steps(NamedTuple):
-    """What a search did, for each query."""
-
-    hops: NDArray[np.int64]  # (m,) rows whose neighbours were looked at
-    scored: NDArray[np.int64]  # (m,) rows whose codes were scored
-    rescored: NDArray[np.int64]  # (m,) rows that were ranked, by the finer codes where there are some
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +170,7 @@ class GraphIndex(StoredIndex):
         allow: Allow | None = None,
         oversample: int | None = None,
         explain: Literal[True],
-    ) -> tuple[Matches, Steps]: ...
+    ) -> tuple[Matches, Work]: ...
 
     def search(
         self,
@@ -189,7 +181,7 @@ class GraphIndex(StoredIndex):
         allow: Allow | None = None,
         oversample: int | None = None,
         explain: bool = False,
-    ) -> Matches | tuple[Matches, Steps]:
+    ) -> Matches | tuple[Matches, Work]:
         """About the k best rows for each of (m, dim) float queries: ids and scores (m, k), best first.
 
         `ef` (default 64, or 2 * k if that is more), at least k, is how many rows a walk keeps: more take longer and
@@ -217,7 +209,8 @@ class GraphIndex(StoredIndex):
             each = [_find(state, values[i : i + 1], k, ef, most, mask) for i, mask in enumerate(masks)]
             found = Matches(*(np.concatenate(arrays) for arrays in zip(*(one for one, _work in each), strict=True)))
             work = np.hstack([one for _found, one in each])
-        return (found, Steps(*work)) if explain else found
+        hops, scored, ranked = work
+        return (found, Work(scored, ranked, hops=hops)) if explain else found
 
     @staticmethod
     def _settings_for(k: int, settings: dict[str, Any]) -> dict[str, Any]:
@@ -244,7 +237,7 @@ class GraphIndex(StoredIndex):
             stored = self._state.stored
             gone = held_ids(ids, stored.held)
             if len(gone):
-                self._rename(np.where(np.isin(stored.ids, gone), REMOVED, stored.ids))
+                self._rename(marked(stored.ids, gone))
                 self._compact_if(2 * len(self._state.stored.held) < len(stored))
 
     def update(self, vectors: ArrayLike, ids: ArrayLike) -> None:
@@ -254,7 +247,7 @@ class GraphIndex(StoredIndex):
             rows = as_vectors(vectors, dim=stored.dim)
             changed = held_ids(distinct_ids(ids, len(rows)), stored.held)
             if len(rows):
-                self._append(rows, changed, np.where(np.isin(stored.ids, changed), REMOVED, stored.ids))
+                self._append(rows, changed, marked(stored.ids, changed))
                 self._compact_if(2 * len(self._state.stored.held) < len(self._state.stored))
 
     def compact(self) -> None:
@@ -324,7 +317,7 @@ class _Growing:
 def _find(
     state: GraphState, queries: Vectors, k: int, ef: int, most: int, mask: NDArray[np.bool_] | None
 ) -> tuple[Matches, NDArray[np.int64]]:
-    """Matches, and the numbers of `Steps`: (3, m)."""
+    """Matches, and for each query the rows that were expanded, scored and ranked: (3, m)."""
     stored, m = state.stored, len(queries)
     allowed = len(stored) if mask is None else int(np.count_nonzero(mask))
     if allowed == 0:
@@ -368,7 +361,7 @@ def _scan(
         if stored.rescore is None:
             found = kernels.topk(prepared, stored.codes, k, ids=stored.ids, allow=mask)
         else:
-            stages = rescore.Search(stored.codes, stored.fine, stored.fine_rows, stored.ids, mask)
+            stages = Search(stored.codes, stored.fine, stored.fine_rows, stored.ids, mask)
             found, work[2] = stages.best(queries, k, -(-most // k))
     return Matches(np.where(found.ids >= 0, stored.ids[found.ids], -1), found.scores), work
 

@@ -21,7 +21,7 @@ from qindex.index.lists import Lists, in_space
 from qindex.index.metric import Metric, check_metric, unbiased
 from qindex.index.probe import DEFAULT_OVERSAMPLE, InLists, find, work_of
 from qindex.index.rescore import FineCoder, Work
-from qindex.index.stored import REMOVED, Growing, Stored
+from qindex.index.stored import REMOVED, Growing, Stored, marked
 from qindex.quantize import Int4, Int8, LloydMax, RaBitQ
 from qindex.types import Codes, Matches, Quantizer, Vectors, as_vectors, row_norms
 
@@ -269,8 +269,8 @@ class IVFIndex(StoredIndex):
 
     def _without(self, gone: NDArray[np.int64]) -> IVFState:
         state = self._state
-        left = np.where(np.isin(state.stored.ids, gone), REMOVED, state.stored.ids)
-        return dataclasses.replace(state, stored=dataclasses.replace(state.stored, ids=left))
+        left = dataclasses.replace(state.stored, ids=marked(state.stored.ids, gone))
+        return dataclasses.replace(state, stored=left)
 
     def _append(self, state: IVFState, rows: Vectors, ids: NDArray[np.int64]) -> None:
         stored = state.stored

@@ -22,8 +22,9 @@ class Work(NamedTuple):
     """What a search did, for each query."""
 
     scored: NDArray[np.int64]  # (m,) rows whose codes were scanned, once or, to keep a guarantee, more than once
-    rescored: NDArray[np.int64]  # (m,) rows of which finer codes were scored, likewise
+    rescored: NDArray[np.int64]  # (m,) rows that were ranked anew, by finer codes where there are some, likewise
     lists: NDArray[np.int64] | None = None  # (m,) lists that were probed, where there are lists
+    hops: NDArray[np.int64] | None = None  # (m,) rows whose neighbours were looked at, where there is a graph
 
 
 @dataclass(frozen=True)

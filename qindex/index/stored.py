@@ -21,6 +21,11 @@ from qindex.types import Codes, Quantizer, Vectors, as_vectors
 REMOVED = -1  # the id of a row that was removed, and whose space was not yet given back
 
 
+def marked(ids: NDArray[np.int64], gone: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ids (n,) of rows, of which those given are removed."""
+    return np.where(np.isin(ids, gone), REMOVED, ids)
+
+
 @dataclass(frozen=True, eq=False)
 class Stored:
     """Coded rows under ids, with a second, finer code for each where there is `rescore`."""

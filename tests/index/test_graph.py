@@ -6,8 +6,8 @@ from clustered_rows import clustered, recall
 
 import qindex
 from qindex import FlatIndex, GraphIndex, Int4, Int8, RaBitQ, kernels
-from qindex.index.graph import Steps
 from qindex.index.metric import Metric
+from qindex.index.rescore import Work
 
 VECTORS, QUERIES = clustered(6000, 48, 0), clustered(60, 48, 1)
 
@@ -118,7 +118,7 @@ def test_every_query_may_have_a_filter_of_its_own(graph: GraphIndex) -> None:
 
 def test_explain_says_what_a_search_did(graph: GraphIndex) -> None:
     _found, steps = graph.search(QUERIES, 10, ef=40, oversample=2, explain=True)
-    assert isinstance(steps, Steps)
+    assert isinstance(steps, Work)
     assert (steps.hops >= 40).all()
     assert (steps.hops < steps.scored).all()
     assert (steps.scored < len(VECTORS)).all()

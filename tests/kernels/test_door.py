@@ -12,6 +12,7 @@ from kernel_rows import INTEGER_KINDS, KINDS, assert_same_bits, coded, made
 from numpy.typing import NDArray
 
 from qindex import kernels
+from qindex.backend import loader
 from qindex.formats import FLOAT32, FORMATS, INT8
 from qindex.quantize import Int8
 from qindex.quantize.blocks import decode
@@ -248,7 +249,7 @@ def test_codes_are_freed_with_their_last_reference() -> None:
     try:
         for _ in range(2):
             kernels.topk(queries, codes, 3, ids=ids)
-            kernels._backend.function("topk", "topk", "int8", float("inf"))  # the second time, compiled
+            loader.function("topk", "topk", "int8", float("inf"))  # the second time, compiled
         data = weakref.ref(codes.data)
         del codes
         assert data() is None
