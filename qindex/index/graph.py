@@ -209,8 +209,10 @@ class GraphIndex(StoredIndex):
             each = [_find(state, values[i : i + 1], k, ef, most, mask) for i, mask in enumerate(masks)]
             found = Matches(*(np.concatenate(arrays) for arrays in zip(*(one for one, _work in each), strict=True)))
             work = np.hstack([one for _found, one in each])
+        if not explain:
+            return found
         hops, scored, ranked = work
-        return (found, Work(scored, ranked, hops=hops)) if explain else found
+        return found, Work(scored, ranked, hops=hops)
 
     @staticmethod
     def _settings_for(k: int, settings: dict[str, Any]) -> dict[str, Any]:

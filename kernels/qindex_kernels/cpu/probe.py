@@ -27,11 +27,11 @@ from qindex_kernels.cpu.queries import (
     contiguous,
     copy_query,
     order,
-    quantize,
-    quantize_parts,
     queries_for,
+    query_dim,
     read_queries,
     shift_of,
+    take,
 )
 from qindex_kernels.cpu.record import INTEGER, REAL, Record, Room, reader
 from qindex_kernels.cpu.score_rows import AHEAD, ask_for, rescore, score_rows
@@ -134,30 +134,6 @@ def probe_all(probe_at):
             row = peek_i64(probe.best + 8 * j)
             if row >= 0:
                 poke_i64(probe.best + 8 * j, peek_i64(probe.ids + 8 * row))
-
-
-@helper
-def query_dim(rows):
-    """Numbers of a query, for rows in any number of parts."""
-    dim, following = rows.dim, rows.next
-    while following != 0:
-        part = read_rows(following)
-        dim += part.dim
-        following = part.next
-    return dim
-
-
-@helper
-def take(queries, rows, source, integers):
-    """As `queries.prepare`, for one query."""
-    if queries.padded == 0:
-        queries.values = source
-    else:
-        copy_query(rows, source, queries.values)
-    if rows.next != 0:
-        quantize_parts(queries)
-    elif integers:
-        quantize(queries)
 
 
 @helper

@@ -120,6 +120,30 @@ def copy_query(rows, source, target):
 
 
 @helper
+def query_dim(rows):
+    """Numbers of a query, for rows in any number of parts."""
+    dim, following = rows.dim, rows.next
+    while following != 0:
+        part = read_rows(following)
+        dim += part.dim
+        following = part.next
+    return dim
+
+
+@helper
+def take(queries, rows, source, integers):
+    """As `prepare`, for one query at an address."""
+    if queries.padded == 0:
+        queries.values = source
+    else:
+        copy_query(rows, source, queries.values)
+    if rows.next != 0:
+        quantize_parts(queries)
+    elif integers:
+        quantize(queries)
+
+
+@helper
 def quantize_parts(queries):
     """Round queries for rows in parts: numbers times the unit of their part, with one step for all."""
     for i in range(queries.m):

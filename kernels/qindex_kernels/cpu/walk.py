@@ -36,11 +36,11 @@ from qindex_kernels.cpu.queries import (
     copy_query,
     order,
     order_masked,
-    quantize,
-    quantize_parts,
     queries_for,
+    query_dim,
     read_queries,
     shift_of,
+    take,
 )
 from qindex_kernels.cpu.record import INTEGER, Record, Room, reader
 from qindex_kernels.cpu.score_rows import ask_for
@@ -131,44 +131,19 @@ def walk_all(inner_at, rows_at, queries_at, fine_inner_at, fine_at, walk_at):
     """Walk for each query, and rank what is found."""
     inner, rows, queries = read_inner(inner_at), read_rows(rows_at), read_queries(queries_at)
     fine_inner, fine, walk = read_inner(fine_inner_at), read_rows(fine_at), read_walk(walk_at)
-    dim, fine_dim = numbers_of(rows), numbers_of(fine)
+    dim, fine_dim = query_dim(rows), query_dim(fine)
     walk.short = 0
     for i in range(walk.m):
-        take(inner, rows, queries, walk, walk.values + 4 * dim * i)
+        take(queries, rows, walk.values + 4 * dim * i, walk.integers != 0)
+        if walk.integers != 0:
+            order(queries)
+            order_masked(queries, inner)
         walk_one(inner, rows, queries, walk, i)
         if walk.k != 0:
             copy_query(fine, walk.fine_values + 4 * fine_dim * i, walk.fine_query)
             rank(fine_inner, fine, walk, i)
         else:
             tell(walk, i)
-
-
-@helper
-def numbers_of(rows):
-    """The dimensions of all parts."""
-    dim, following = rows.dim, rows.next
-    while following != 0:
-        part = read_rows(following)
-        dim += part.dim
-        following = part.next
-    return dim
-
-
-@helper
-def take(inner, rows, queries, walk, values):
-    """Take the numbers of a query, as `queries.prepare` and `order` do of many."""
-    if queries.padded == 0:
-        queries.values = values
-    else:
-        copy_query(rows, values, queries.values)
-    if walk.integers == 0:
-        return
-    if rows.next != 0:
-        quantize_parts(queries)
-    else:
-        quantize(queries)
-    order(queries)
-    order_masked(queries, inner)
 
 
 @helper
