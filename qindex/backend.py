@@ -136,7 +136,7 @@ def _call_on_few_rows(function: Callable[..., Any], name: str, kind: str, block:
                 function(rows, x[:1], offset[:1], first, x[:1], offset[:1], first[0], 1)
             case "Walks":
                 walks = function(rows, rows, np.zeros((1, 1), np.int32), np.zeros(1, np.int32), first[0])
-                walks(x[:1], x[:1], offset[:1], None, 1, 8, 8)
+                walks(x[:1], x[:1], offset[:1], 1, 8, 8)
             case "link":
                 rows = Rows(kind, dim, rows.data, np.ones(1, np.float32))
                 function(rows, np.ones(1, np.float32), np.zeros((1, 1), np.int32), np.zeros(1, np.int32),

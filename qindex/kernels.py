@@ -23,14 +23,14 @@ from qindex.backend import forced, has_integers, loader, path, warmup
 from qindex.device import Activations, DeviceCodes, dtype, on_device
 from qindex.threads import set_threads, split, threads
 from qindex.types import BlockValues, Codes, Matches, Queries, Vectors
-from qindex_kernels.layout import Level, Listed, Part, Rows, Runs
+from qindex_kernels.layout import Level, Listed, Only, Part, Rows, Runs, Through, Within
 from qindex_kernels.rotor import Rotor, Steps
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "DeviceCodes", "Listed", "Rotor", "Runs", "Steps", "Walks", "agree", "agree_on_rotation", "best", "largest",
+    "DeviceCodes", "Listed", "Only", "Rotor", "Runs", "Steps", "Through", "Walks", "Within", "agree", "agree_on_rotation", "best", "largest",
     "link", "listed", "machine", "matmul", "path", "rescore", "rotate", "score_rows", "scores", "search_lists",
     "set_threads", "to_device", "topk", "topk_lists", "warmup",
 ]  # fmt: skip
@@ -342,15 +342,17 @@ class Walks:
         *,
         ef: int,
         ranked: int,
-        allow: NDArray[np.bool_] | None = None,
+        among: Through | Within | Only | None = None,
     ) -> tuple[Matches, NDArray[np.int64], bool]:
         """The k best rows that a walk meets for each of (m, dim) prepared queries, with their **ids** (n,).
 
-        A walk goes by fast scores of `codes` with `values` and keeps the `ef` best rows; of those that `allow` allows,
-        the `ranked` best, at most `ef`, are ranked by exact scores with what was prepared for the `fine` codes, or for
-        the same; no offset stands for 0. With k = 0, the `ranked` best **rows** and their fast scores instead.
+        A walk goes by fast scores of `codes` with `values` and keeps the `ef` best rows; the `ranked` best, at most
+        `ef`, are ranked by exact scores with what was prepared for the `fine` codes, or for the same; no offset stands
+        for 0. With k = 0, the `ranked` best **rows** and their fast scores instead. `among` says which rows are looked
+        for, if not all.
 
-        Also how many rows were expanded, scored and ranked, (3, m), and whether some query has met fewer than k rows.
+        Also how many rows were expanded, scored and ranked, (3, m), and whether some query has met fewer than k rows,
+        or than are `enough` with `Through`.
         """
         if self._columns is not None:
             values = values * self._columns
@@ -362,12 +364,12 @@ class Walks:
         walks = self._compiled or self._made(m)
         n_parts = 1 if m < 2 * _SPLIT_WALKS else min(threads.count, m // _SPLIT_WALKS)
         if n_parts == 1:
-            best, scores, work, short = walks(values, fine_values, fine_offset, allow, k, ef, ranked)
+            best, scores, work, short = walks(values, fine_values, fine_offset, k, ef, ranked, among)
             return Matches(best, scores), work, short
 
         def run(part: slice) -> Any:
             offset = None if fine_offset is None else fine_offset[part]
-            return walks(values[part], fine_values[part], offset, allow, k, ef, ranked)
+            return walks(values[part], fine_values[part], offset, k, ef, ranked, among)
 
         found = threads.map(run, [(part,) for part in split(m, n_parts)])
         best, scores, work, short = zip(*found, strict=True)

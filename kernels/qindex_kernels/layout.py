@@ -88,6 +88,27 @@ class Runs(NamedTuple):
     counts: NDArray[np.int64]  # (runs,): its rows
 
 
+class Through(NamedTuple):
+    """A walk finds the rows allowed, and passes through all: until it knows `enough` that are better than its next."""
+
+    allow: NDArray[np.bool_]  # (n,)
+    width: int  # rows that it keeps, at least `ef`; when all of them are expanded it ends, with enough or without
+    enough: int
+
+
+class Within(NamedTuple):
+    """A walk sees no rows but those allowed, which are neighbours of each other."""
+
+    allow: NDArray[np.bool_]  # (n,)
+    entries: NDArray[np.int32]  # (e,) rows from which it starts, allowed ones
+
+
+class Only(NamedTuple):
+    """No walk: these rows, each once, are looked at."""
+
+    rows: NDArray[np.int32]  # (r,)
+
+
 @dataclass(frozen=True, eq=False)
 class Listed:
     """Rows in lists about centres, and what a search of lists asks of both: what stays from search to search."""

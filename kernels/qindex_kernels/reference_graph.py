@@ -10,7 +10,7 @@ without those that rows have not; else they are exact scores without the query's
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex_kernels.layout import Rows
+from qindex_kernels.layout import Only, Rows, Through, Within
 from qindex_kernels.reference import PLANES, SPANS, UNITS, block_scale, levels, quantize, score_rows
 
 KEYS = 8  # so many candidates are looked at, or a multiple
@@ -37,24 +37,34 @@ class Walks:
         values: NDArray[np.float32],
         fine_values: NDArray[np.float32],
         fine_offset: NDArray[np.float64] | None,
-        allow: NDArray[np.bool_] | None,
         k: int,
         ef: int,
         ranked: int,
+        among: Through | Within | Only | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], bool]:
         """The k best rows that a walk meets for each query: ids (m, k), -1 where there are no more, and exact scores.
 
         A walk keeps the `ef` best rows it has seen, by fast scores, of equal ones the smaller row. It starts with the
         entries; while some of these rows are not expanded, it expands the best such: sees its neighbours.
-        Of all that it has seen and that `allow` allows, the `ranked` best (at most `ef`) are ranked by exact scores of
-        the `fine` rows, ties to the smaller id.
+        The `ranked` best (at most `ef`) are ranked by exact scores of the `fine` rows, ties to the smaller id.
+
+        `Through` a filter it keeps `width` rows. It ends before a row that `ef` others are better than, if `enough` of
+        those that it has seen and that are allowed are better, too; of these, up to `ranked` or `enough` are ranked.
 
         With k = 0, the `ranked` best rows (m, ranked) and their fast scores instead. Also how many rows were expanded,
-        scored and ranked, (3, m), and whether some query has met fewer than k rows. No offset stands for 0.
+        scored and ranked, (3, m), and whether some query has met fewer than k rows, or than are `enough`. No offset
+        stands for 0.
         """
         rows, fine, neighbours, entries, ids = self._over
         m, n = len(values), len(rows.data)
         offset = np.zeros(m) if fine_offset is None else fine_offset
+        allow = among.allow if isinstance(among, (Through, Within)) else None
+        width, enough, most = ef, 0, ef
+        if isinstance(among, Through):
+            width, enough = among.width, among.enough
+            ranked = most = max(ranked, enough)
+        elif among is not None:
+            entries = among.entries if isinstance(among, Within) else among.rows
         best = np.full((m, k or ranked), -1, np.int64)
         scores = np.full(best.shape, -np.inf, np.float32)
         work = np.zeros((3, m), np.int64)
@@ -66,13 +76,16 @@ class Walks:
                 new = np.unique(np.minimum(following.view(np.uint32), n - 1)).astype(np.int64)
                 new = new[~seen[new]]
                 seen[new] = True
+                if isinstance(among, Within):
+                    new = new[among.allow[new]]
                 keys = _keys(fast_scores(rows, values[i], new), new)
-                beam = np.sort(np.concatenate([beam, keys]))[:ef]
-                allowed = keys if allow is None else keys[allow[new]]
-                kept = np.sort(np.concatenate([kept, allowed]))[:ef]
+                beam = np.sort(np.concatenate([beam, keys]))[:width]
+                kept = np.sort(np.concatenate([kept, keys if allow is None else keys[allow[new]]]))[:most]
                 work[1, i] += len(new)
-                chosen = _rows_of(beam)
-                chosen = chosen[~expanded[chosen]][:1]
+                left = np.flatnonzero(~expanded[_rows_of(beam)])[: 0 if isinstance(among, Only) else 1]
+                if enough and len(left) and left[0] >= ef and len(kept) >= enough and kept[enough - 1] < beam[left[0]]:
+                    break
+                chosen = _rows_of(beam[left])
                 expanded[chosen] = True
                 work[0, i] += len(chosen)
                 following = neighbours[chosen].reshape(-1)
@@ -84,7 +97,7 @@ class Walks:
             exact = score_rows(fine, fine_values[i : i + 1], offset[i : i + 1], found[None])[0]
             order = np.lexsort((ids[found], -exact))[:k]
             best[i, : len(order)], scores[i, : len(order)] = ids[found[order]], exact[order]
-        return best, scores, work, bool((work[2] < k).any())
+        return best, scores, work, bool((work[2] < max(k, enough)).any())
 
 
 def _keys(scores: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qindex_kernels import reference_graph
 from qindex_kernels.cpu.link import link
 from qindex_kernels.cpu.walk import Walks
-from qindex_kernels.layout import Rows
+from qindex_kernels.layout import Only, Rows, Through, Within
 
 
 def random_graph(n: int, degree: int, rng: np.random.Generator) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -25,10 +25,15 @@ def assert_walks_alike(rows: Rows, fine: Rows, rng: np.random.Generator, ef: int
     offset, ids = rng.standard_normal(m), rng.permutation(n)
     over = rows, fine, *random_graph(n, 5, rng), ids
     reference, compiled = reference_graph.Walks(*over), Walks(*over)
-    for allow in (None, rng.random(n) < 0.5):
+    allow, some = rng.random(n) < 0.5, rng.permutation(n).astype(np.int32)
+    ways = (
+        None, Through(allow, ef, 1), Through(allow, 2 * ef, k), Through(allow, 3 * ef, ef + 1),
+        Within(allow, some[allow[some]][:3]), Only(some[: n // 2]), Only(some[:0]), Only(some),
+    )  # fmt: skip
+    for among in ways:
         for wanted_k, ranked in ((k, ef), (k, max(1, ef // 2)), (0, ef)):
             asked = queries[0], queries[1], offset
-            how = allow, wanted_k, ef, ranked
+            how = wanted_k, ef, ranked, among
             wanted = reference(*asked, *how)
             alone = [compiled(*(array[i : i + 1] for array in asked), *how) for i in range(m)]
             best, scores, work, short = zip(*alone, strict=True)
@@ -76,7 +81,7 @@ def test_a_walk_over_a_connected_graph_with_room_for_all_rows_finds_the_best() -
     rows = made("int8", 150, 40, rng)
     x, offset, ids = rng.standard_normal((4, 40)).astype(np.float32), np.zeros(4), np.arange(150)
     ring = ((np.arange(150)[:, None] + [1, 149]) % 150).astype(np.int32)
-    found = Walks(rows, rows, ring, np.zeros(1, np.int32), ids)(x, x, offset, None, 10, 150, 150)
+    found = Walks(rows, rows, ring, np.zeros(1, np.int32), ids)(x, x, offset, 10, 150, 150)
     wanted = reference_graph.score_rows(rows, x, offset, np.tile(ids, (4, 1)))
     np.testing.assert_array_equal(found[0], np.lexsort((np.tile(ids, (4, 1)), -wanted))[:, :10])
     assert (found[2][1] == 150).all()
@@ -86,7 +91,7 @@ def test_epochs_wrap_around() -> None:
     rng = np.random.default_rng(5)
     rows = made("int8", 50, 16, rng)
     x = rng.standard_normal((600, 16)).astype(np.float32)
-    over, asked = (rows, rows, *random_graph(50, 4, rng), np.arange(50)), (x, x, np.zeros(600), None, 3, 8, 8)
+    over, asked = (rows, rows, *random_graph(50, 4, rng), np.arange(50)), (x, x, np.zeros(600), 3, 8, 8)
     for found, wanted in zip(Walks(*over)(*asked), reference_graph.Walks(*over)(*asked), strict=True):
         np.testing.assert_array_equal(found, wanted)
 

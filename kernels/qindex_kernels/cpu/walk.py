@@ -76,9 +76,10 @@ from qindex_kernels.cpu.simd import (
 )
 from qindex_kernels.cpu.sources import helper, inlined, kernel
 from qindex_kernels.cpu.unpack import SPAN, scales16
-from qindex_kernels.layout import Rows
+from qindex_kernels.layout import Only, Rows, Through, Within
 
 AHEAD = 4  # rows that are asked for before they are ranked
+ENTRIES = 64  # that are looked at together
 
 
 class Walk(Record):
@@ -91,7 +92,13 @@ class Walk(Record):
         ("entries", INTEGER),  # int32 (n_entries,)
         ("n_entries", INTEGER),
         ("ef", INTEGER),
-        ("size", INTEGER),  # of a beam: ef in whole registers of keys
+        ("width", INTEGER),  # keys of the beam: ef or more
+        ("size", INTEGER),  # of the beam: width in whole registers of keys
+        ("enough", INTEGER),  # allowed rows, if not all are, that are to be better than the next row of the beam
+        ("most", INTEGER),  # keys of the beam of these
+        ("most_size", INTEGER),
+        ("only", INTEGER),  # bool (n,): rows that may be seen, or 0
+        ("expands", INTEGER),  # whether the walk leaves the entries
         ("integers", INTEGER),  # whether fast scores are of the int8 query
         ("seen", INTEGER),  # (n,) the epoch of the walk that last saw a row, one byte
         ("epoch", INTEGER),
@@ -119,7 +126,7 @@ class Walk(Record):
         ("best", INTEGER),  # int64 (m, k) ids; or, where k is 0, (m, ranked) rows: the result
         ("best_scores", INTEGER),  # float32, likewise
         ("work", INTEGER),  # int64 (3, m): rows expanded, scored, ranked
-        ("short", INTEGER),  # how many queries have met fewer than k rows
+        ("short", INTEGER),  # how many queries have met fewer than k rows, or than are enough
     )
 
 
@@ -156,14 +163,19 @@ def walk_one(inner, rows, queries, walk, i):
     walk.epoch += 1
     clear(beam, size)
     if walk.allow != 0:
-        clear(walk.kept, size)
-    hops, scored = 0, look_around(walk, walk.entries, walk.n_entries)
-    ask_for_codes(rows, walk, scored)
-    score_found(inner, rows, queries, walk, scored)
-    offer_found(walk, scored)
-    at = next_open(beam, size, 0)
+        clear(walk.kept, walk.most_size)
+    hops, scored = 0, 0
+    for start in range(0, walk.n_entries, ENTRIES):
+        n = look_around(walk, walk.entries + 4 * start, min(ENTRIES, walk.n_entries - start))
+        ask_for_codes(rows, walk, n)
+        score_found(inner, rows, queries, walk, n)
+        offer_found(walk, n)
+        scored += n
+    at = next_open(beam, size, 0) if walk.expands != 0 else size
     while at < size:
         key = peek_i64(beam + 8 * at)
+        if at >= walk.ef and peek_i64(walk.kept + 8 * (walk.enough - 1)) < key:
+            break
         poke_i64(beam + 8 * at, key | 1)
         n = look_around(walk, walk.neighbours + 4 * walk.degree * row_of(key), walk.degree)
         ask_for_codes(rows, walk, n)
@@ -181,6 +193,14 @@ def walk_one(inner, rows, queries, walk, i):
 def look_around(walk, at, count):
     """Note those of `count` rows at an address that were not seen: how many there are."""
     n, epoch, seen, found, last = 0, np.uint8(walk.epoch), walk.seen, walk.found, np.uint32(walk.n - 1)
+    if walk.only != 0:
+        for here in range(at, at + 4 * count, 4):
+            row = min(peek_u32(here), last)
+            place = seen + np.int64(row)
+            poke_u32(found + 4 * n, row)
+            n += (peek_u8(place) != epoch) & (peek_u8(walk.only + np.int64(row)) != 0)
+            poke_u8(place, epoch)
+        return n
     for here in range(at, at + 4 * count, 4):
         # Nothing says that numbers are in range: a file has them, or another thread is adding rows.
         row = min(peek_u32(here), last)
@@ -294,13 +314,8 @@ def collect(walk, n, numbers, row_stride, size, out):
 def offer_found(walk, n):
     """Let those of the rows noted into the beams that are good enough; the smallest key that came into the first."""
     if walk.allow != 0:
-        for j in range(n):
-            row = np.int64(peek_i32(walk.found + 4 * j))
-            if peek_u8(walk.allow + row) != 0:
-                key = key_of(peek_f32(walk.scores + 4 * j), row)
-                if key < peek_i64(walk.kept + 8 * (walk.ef - 1)):
-                    insert(walk.kept, walk.size, walk.ef, key)
-    beam, last_at = walk.beam, walk.beam + 8 * (walk.ef - 1)
+        keep_allowed(walk, n)
+    beam, last_at = walk.beam, walk.beam + 8 * (walk.width - 1)
     last = peek_i64(last_at)
     smallest, needed = last, score_of(last)
     for group in range(0, n, 16):
@@ -312,11 +327,29 @@ def offer_found(walk, n):
             key = key_of(peek_f32(walk.scores + 4 * j), row)
             if j >= n or key >= last:
                 continue
-            insert(beam, walk.size, walk.ef, key)
+            insert(beam, walk.size, walk.width, key)
             last, smallest = peek_i64(last_at), min(smallest, key)
             prefetch_row(walk.neighbours + 4 * walk.degree * row, 4 * walk.degree)
         needed = score_of(last)
     return smallest
+
+
+@helper
+def keep_allowed(walk, n):
+    """Keep those of the rows noted that are allowed and good enough."""
+    last_at = walk.kept + 8 * (walk.most - 1)
+    needed = score_of(peek_i64(last_at))
+    for group in range(0, n, 16):
+        good = at_least(walk.scores + 4 * group, needed)
+        while good != 0:
+            j = group + lowest_bit(good)
+            good &= good - 1
+            row = np.int64(peek_i32(walk.found + 4 * j))
+            if j < n and peek_u8(walk.allow + row) != 0:
+                key = key_of(peek_f32(walk.scores + 4 * j), row)
+                if key < peek_i64(last_at):
+                    insert(walk.kept, walk.most_size, walk.most, key)
+        needed = score_of(peek_i64(last_at))
 
 
 @helper
@@ -328,7 +361,6 @@ def rank(inner, rows, walk, i):
         poke_f32(scores + 4 * j, np.float32(-np.inf))
         poke_i64(kept + 8 * j, np.int64(-1))
     n = found_rows(walk, i)
-    walk.short += n < k
     for j in range(min(AHEAD, n)):
         ask_for(rows, row_of(peek_i64(walk.kept + 8 * j)))
     for j in range(n):
@@ -351,6 +383,7 @@ def found_rows(walk, i):
     while n < walk.ranked and score_of(peek_i64(walk.kept + 8 * n)) > np.float32(-np.inf):
         n += 1
     poke_i64(walk.work + 8 * (2 * walk.m + i), np.int64(n))
+    walk.short += n < max(walk.k, walk.enough)
     return n
 
 
@@ -380,7 +413,7 @@ class Walks:
         names = ("dots_at",) if self.integers else ()
         self.functions = functions_for(rows, *names, *decoding(found), scanning=True)
         self.fine_functions = functions_for(fine, *decoding(self.fine))
-        self.noted = max(neighbours.shape[1], len(entries)) + 64
+        self.noted = max(neighbours.shape[1], ENTRIES) + 64
         self.graph = {
             "n": found.n, "degree": neighbours.shape[1], "neighbours": address(neighbours),
             "entries": address(entries), "n_entries": len(entries), "ids": address(ids),
@@ -393,19 +426,21 @@ class Walks:
         values: NDArray[np.float32],
         fine_values: NDArray[np.float32],
         fine_offset: NDArray[np.float64] | None,
-        allow: NDArray[np.bool_] | None,
         k: int,
         ef: int,
         ranked: int,
+        among: Through | Within | Only | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], bool]:
         """As `reference_graph.Walks`, to the bit."""
         try:
             room = self._rooms.pop()  # a list is safe between threads
         except IndexError:
             room = None
-        if room is None or room.size < ef or room.k < k:
-            room = _Room(self, max(ef, 256), max(k, 100))
-        room.set(k, ef, ranked, allow)
+        width, ranked = (among.width, max(ranked, among.enough)) if isinstance(among, Through) else (ef, ranked)
+        if room is None or room.size < width or room.k < k:
+            room = _Room(self, max(width, 256), max(k, 100))
+        room.set(k, ef, ranked)
+        room.go_by(among, ef, ranked)
         go = room.one if len(values) == 1 else room.many
         result = go(values, fine_values, fine_offset)
         self._rooms.append(room)
@@ -415,9 +450,10 @@ class Walks:
 class _Room:
     """What one call at a time needs."""
 
-    def __init__(self, walks: Walks, ef: int, k: int) -> None:
+    def __init__(self, walks: Walks, width: int, k: int) -> None:
         rows, fine, noted = walks.rows, walks.fine, walks.noted
-        self.size, self.k, self.settings = -(-ef // KEYS) * KEYS, k, (0, 0, 0)
+        self.size, self.k, self.settings = whole(width), k, (0, 0, 0)
+        self.entries = walks.graph["entries"], walks.graph["n_entries"]
         self.queries = queries_for(rows, 1, walks.functions.step)
         self.room = Room(
             rows.n, 64 + 8 * self.size, 64 + 8 * self.size, 4 * noted, 8 * noted, *[4 * noted] * 4, 64,
@@ -439,16 +475,28 @@ class _Room:
         self.x, self.fine_x = np.zeros((1, numbers_in(rows)), np.float32), np.zeros((1, numbers_in(fine)), np.float32)
         self.offset, self.work = np.zeros(1), np.zeros((3, 1), np.int64)
 
-    def set(self, k: int, ef: int, ranked: int, allow: NDArray[np.bool_] | None) -> None:
+    def set(self, k: int, ef: int, ranked: int) -> None:
         walk = self.walk
         if (k, ef, ranked) != self.settings:
             self.settings, self.width = (k, ef, ranked), k or ranked
-            walk.k, walk.ef, walk.size, walk.ranked = k, ef, -(-ef // KEYS) * KEYS, ranked
+            walk.k, walk.ef, walk.ranked = k, ef, ranked
             self.best, self.scores = np.zeros((1, self.width), np.int64), np.zeros((1, self.width), np.float32)
             arrays = self.x, self.fine_x, self.offset, self.best, self.scores, self.work
             self.of_one = tuple(map(address, arrays))
             walk.values = 0  # to be set anew
-        walk.allow, walk.kept = address(allow), self.beams[allow is not None]
+
+    def go_by(self, among: Through | Within | Only | None, ef: int, ranked: int) -> None:
+        """Find any rows, or those of a filter."""
+        walk = self.walk
+        walk.width, walk.size, walk.enough, walk.most, walk.kept = ef, whole(ef), 0, ef, self.beams[0]
+        walk.entries, walk.n_entries, walk.allow, walk.only, walk.expands = *self.entries, 0, 0, True
+        if isinstance(among, Through):
+            walk.allow, walk.width, walk.size = address(among.allow), among.width, whole(among.width)
+            walk.enough, walk.most, walk.most_size, walk.kept = among.enough, ranked, whole(ranked), self.beams[1]
+        elif isinstance(among, Within):
+            walk.only, walk.entries, walk.n_entries = address(among.allow), address(among.entries), len(among.entries)
+        elif among is not None:
+            walk.entries, walk.n_entries, walk.expands = address(among.rows), len(among.rows), False
 
     def one(self, values: Any, fine_values: Any, fine_offset: Any) -> Any:
         self.x[:], self.fine_x[:] = values, fine_values
@@ -474,6 +522,11 @@ class _Room:
         walk = self.walk
         walk.m, walk.values, walk.fine_values, walk.fine_offset = m, values, fine_values, offset
         walk.best, walk.best_scores, walk.work = best, scores, work
+
+
+def whole(keys: int) -> int:
+    """In whole registers."""
+    return -(-keys // KEYS) * KEYS
 
 
 def numbers_in(rows: RowAddresses) -> int:
