@@ -23,14 +23,14 @@ from qindex.backend import forced, has_integers, loader, path, warmup
 from qindex.device import Activations, DeviceCodes, dtype, on_device
 from qindex.threads import set_threads, split, threads
 from qindex.types import BlockValues, Codes, Matches, Queries, Vectors
-from qindex_kernels.layout import Level, Listed, Only, Part, Rows, Runs, Through, Within
+from qindex_kernels.layout import Level, Listed, Only, Part, Rows, Runs, Through
 from qindex_kernels.rotor import Rotor, Steps
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "DeviceCodes", "Listed", "Only", "Rotor", "Runs", "Steps", "Through", "Walks", "Within", "agree", "agree_on_rotation", "best", "largest",
+    "DeviceCodes", "Listed", "Only", "Rotor", "Runs", "Steps", "Through", "Walks", "agree", "agree_on_rotation", "best", "largest",
     "link", "listed", "machine", "matmul", "path", "rescore", "rotate", "score_rows", "scores", "search_lists",
     "set_threads", "to_device", "topk", "topk_lists", "warmup",
 ]  # fmt: skip
@@ -38,9 +38,9 @@ __all__ = [
 # Bytes of codes below which a second thread costs more than it saves (about 0.2 ms of scanning).
 _SPLIT_BYTES = 2 << 20
 
-# Below this share of allowed rows their copies are scanned, above it all rows are. Measured on 500,000 x 384 codes: the
-# two cost the same at 0.16 for int8 and at 0.06 for signs.
-_GATHER_SHARE = 0.1
+# Of few rows allowed, copies are scanned, or each is scored where it lies. About what that takes, in microseconds at 384
+# dimensions: to copy, each row copied, each row scanned, once and for each query, each that is scored where it lies.
+_COPIES_US, _COPY_US, _READ_US, _SCAN_US, _LOOK_US = 700.0, 0.1, 0.02, 0.005, 0.1
 
 # A walk in NumPy takes as long as to score so much there: about 0.2 s.
 _WALK_BYTES = 6 << 20
@@ -119,8 +119,14 @@ def topk(
         return device.topk(queries, codes, k, ids, allow)
     ids = np.ascontiguousarray(ids)
     if allow is not None:
-        rows = np.flatnonzero(allow)
-        if len(rows) < _GATHER_SHARE * len(codes):
+        m, n_rows = len(queries), int(np.count_nonzero(allow))
+        scan_us = _READ_US + m * _SCAN_US
+        copied_us, all_us = _COPIES_US + n_rows * (_COPY_US + scan_us), len(codes) * scan_us
+        looked_us = m * n_rows * _LOOK_US
+        rows = np.flatnonzero(allow) if min(looked_us, copied_us) < all_us else np.empty(0, np.int64)
+        if looked_us < min(copied_us, all_us):
+            return rescore(queries, codes, np.broadcast_to(rows, (m, len(rows))), k, ids=ids)[0]
+        if copied_us < all_us:
             found = topk(queries, codes[rows], k, ids=ids[rows])
             if len(rows):
                 found = Matches(np.where(found.ids >= 0, rows[found.ids], -1), found.scores)
@@ -342,7 +348,7 @@ class Walks:
         *,
         ef: int,
         ranked: int,
-        among: Through | Within | Only | None = None,
+        among: Through | Only | None = None,
     ) -> tuple[Matches, NDArray[np.int64], bool]:
         """The k best rows that a walk meets for each of (m, dim) prepared queries, with their **ids** (n,).
 

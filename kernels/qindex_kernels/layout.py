@@ -96,17 +96,10 @@ class Through(NamedTuple):
     enough: int
 
 
-class Within(NamedTuple):
-    """A walk sees no rows but those allowed, which are neighbours of each other."""
+class Only(NamedTuple):
+    """No walk: all rows allowed are looked at."""
 
     allow: NDArray[np.bool_]  # (n,)
-    entries: NDArray[np.int32]  # (e,) rows from which it starts, allowed ones
-
-
-class Only(NamedTuple):
-    """No walk: these rows, each once, are looked at."""
-
-    rows: NDArray[np.int32]  # (r,)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ without those that rows have not; else they are exact scores without the query's
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex_kernels.layout import Only, Rows, Through, Within
+from qindex_kernels.layout import Only, Rows, Through
 from qindex_kernels.reference import PLANES, SPANS, UNITS, block_scale, levels, quantize, score_rows
 
 KEYS = 8  # so many candidates are looked at, or a multiple
@@ -40,7 +40,7 @@ class Walks:
         k: int,
         ef: int,
         ranked: int,
-        among: Through | Within | Only | None = None,
+        among: Through | Only | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], bool]:
         """The k best rows that a walk meets for each query: ids (m, k), -1 where there are no more, and exact scores.
 
@@ -58,13 +58,12 @@ class Walks:
         rows, fine, neighbours, entries, ids = self._over
         m, n = len(values), len(rows.data)
         offset = np.zeros(m) if fine_offset is None else fine_offset
-        allow = among.allow if isinstance(among, (Through, Within)) else None
-        width, enough, most = ef, 0, ef
+        allow, width, enough, most = None, ef, 0, ef
         if isinstance(among, Through):
-            width, enough = among.width, among.enough
+            allow, width, enough = among
             ranked = most = max(ranked, enough)
         elif among is not None:
-            entries = among.entries if isinstance(among, Within) else among.rows
+            entries = np.flatnonzero(among.allow).astype(np.int32)
         best = np.full((m, k or ranked), -1, np.int64)
         scores = np.full(best.shape, -np.inf, np.float32)
         work = np.zeros((3, m), np.int64)
@@ -76,8 +75,6 @@ class Walks:
                 new = np.unique(np.minimum(following.view(np.uint32), n - 1)).astype(np.int64)
                 new = new[~seen[new]]
                 seen[new] = True
-                if isinstance(among, Within):
-                    new = new[among.allow[new]]
                 keys = _keys(fast_scores(rows, values[i], new), new)
                 beam = np.sort(np.concatenate([beam, keys]))[:width]
                 kept = np.sort(np.concatenate([kept, keys if allow is None else keys[allow[new]]]))[:most]

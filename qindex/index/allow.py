@@ -44,4 +44,4 @@ def _mask(allow: Any, ids: NDArray[np.int64], name: str) -> NDArray[np.bool_]:
         return np.isin(ids, array)
     if len(array) != len(ids):
         raise ValueError(f"{name} must be a mask of length {len(ids)}, aligned with index.ids; got {len(array)}")
-    return array
+    return np.ascontiguousarray(array)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, overload
@@ -26,11 +27,15 @@ from qindex.types import Matches, Quantizer, Vectors, as_vectors
 DEFAULT_DEGREE, DEFAULT_EF_CONSTRUCTION, DEFAULT_EF = 32, 100, 64
 MAX_DEGREE, MAX_ROWS = 512, (1 << 31) - 2
 
-# About what a search of filtered rows costs in microseconds, at 384 dimensions: one more row in the beam of a walk, one
-# row ranked where it lies, and one row scanned. What is scanned of few rows are copies, made once for all queries of a
-# call; of many, all rows are scanned. Rough figures of a busy machine, which only choose the way.
-_WALK_US, _RANK_US, _SCAN_US, _COPY_US, _COPIES_US = 0.6, 0.1, 0.01, 0.06, 300.0
-_COPIED_SHARE = 0.1
+# Under a filter a walk goes on until it knows k rows allowed and this share of those that the beam has beside k.
+_SPARE = 0.3
+
+# Of a scan, so many times k rows are ranked by finer codes.
+_SCANNED_OVERSAMPLE = 4
+
+# About what a filtered search takes in microseconds, at 384 dimensions: to expand a row of a walk; to look at a row where
+# it lies; or, once in a call, to copy rows and each of them, and then to scan a copy and to rank what is found.
+_WALK_US, _LOOK_US, _COPIES_US, _COPY_US, _SCAN_US, _RANK_US = 1.3, 0.03, 900.0, 0.15, 0.004, 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,8 +193,8 @@ class GraphIndex(StoredIndex):
         find more. Of these, the best `oversample * k` are ranked by exact scores (default: all; only with `rescore`).
 
         `allow` restricts the answer: a boolean mask aligned with `ids`, an array of ids, or a list of m such, one for
-        each query. The walk then keeps so many more rows that k of those allowed may be expected among them; where a
-        scan of those allowed is estimated to cost less, they are scanned.
+        each query. The walk then goes on until it knows more than k of those allowed; where a scan of these is
+        estimated to cost less, and where a walk does not come to enough of them, they are scanned.
 
         With `explain`, what the search did comes with the matches.
         """
@@ -201,12 +206,12 @@ class GraphIndex(StoredIndex):
             raise ValueError(f"ef must be at least k, got ef={ef} and k={k}: a walk keeps the ef best rows it has seen")
         if oversample is not None and state.stored.rescore is None:
             raise ValueError("oversample needs an index built with rescore=...; this one has a single quantizer")
-        most = ef if oversample is None else as_count(oversample, "oversample") * k
+        oversample = None if oversample is None else as_count(oversample, "oversample")
         masks = state.stored.masks(allow, len(values))
         if len(masks) == 1:
-            found, work = _find(state, values, k, ef, most, masks[0])
+            found, work = _find(state, values, k, ef, oversample, masks[0])
         else:
-            each = [_find(state, values[i : i + 1], k, ef, most, mask) for i, mask in enumerate(masks)]
+            each = [_find(state, values[i : i + 1], k, ef, oversample, mask) for i, mask in enumerate(masks)]
             found = Matches(*(np.concatenate(arrays) for arrays in zip(*(one for one, _work in each), strict=True)))
             work = np.hstack([one for _found, one in each])
         if not explain:
@@ -317,54 +322,58 @@ class _Growing:
 
 
 def _find(
-    state: GraphState, queries: Vectors, k: int, ef: int, most: int, mask: NDArray[np.bool_] | None
+    state: GraphState, queries: Vectors, k: int, ef: int, oversample: int | None, mask: NDArray[np.bool_] | None
 ) -> tuple[Matches, NDArray[np.int64]]:
     """Matches, and for each query the rows that were expanded, scored and ranked: (3, m)."""
-    stored, m = state.stored, len(queries)
-    allowed = len(stored) if mask is None else int(np.count_nonzero(mask))
-    if allowed == 0:
+    stored, m, n = state.stored, len(queries), len(state.stored)
+    ranked, enough, among = ef if oversample is None else min(oversample * k, ef), k, None
+    allowed = n if mask is None else int(np.count_nonzero(mask))
+    if not allowed or not m:
         return Matches(np.full((m, k), -1, np.int64), np.full((m, k), -np.inf, np.float32)), np.zeros((3, m), np.int64)
     if mask is not None:
-        wider = min(ef + k * (len(stored) - allowed) // allowed, len(stored))  # the best k of those allowed fit in
-        if min(_RANK_US * allowed, _scan_us(allowed, len(stored), m)) < _WALK_US * wider:
-            return _scan(stored, queries, k, most, mask)
-        most, ef = min(most, ef), wider
-    asked = stored.asked(queries)
-    found, work, short = state.walks.best(*asked, k, ef=ef, ranked=min(most, ef), allow=mask)
+        enough = min(k + math.ceil(_SPARE * (ef - k)), allowed)
+        scan_us = min(_LOOK_US * allowed, _copies_us(allowed, m))
+        if scan_us < _WALK_US * max(ef, enough * n // allowed):
+            return _scan(state, queries, k, oversample, mask)
+        # A walk that has come so far without enough has taken as long as a scan.
+        among = kernels.Through(mask, width=min(max(ef, int(scan_us / _WALK_US)), n), enough=enough)
+        ranked = enough if oversample is None else ranked
+    found, work, short = state.walks.best(*stored.asked(queries), k, ef=ef, ranked=ranked, among=among)
     if short:  # some walk saw too few of the rows allowed, as where many rows are equal
-        missed = np.flatnonzero(found.ids[:, min(k, allowed) - 1] < 0)
-        again, more = _scan(stored, queries[missed], k, most, mask)
+        missed = np.flatnonzero(work[2] < min(enough, allowed))
+        again, more = _scan(state, queries[missed], k, oversample, np.ones(n, bool) if mask is None else mask)
         found.ids[missed], found.scores[missed] = again
         work[:, missed] += more
     return found, work
 
 
-def _scan_us(allowed: int, n: int, m: int) -> float:
-    """What a scan costs for each of m queries."""
-    if allowed >= _COPIED_SHARE * n:
-        return _SCAN_US * n
-    return _SCAN_US * allowed + (_COPIES_US + _COPY_US * allowed) / max(m, 1)
+def _copies_us(n_rows: int, m: int) -> float:
+    """What a scan of copies costs for each of m queries."""
+    return (_COPIES_US + _COPY_US * n_rows) / m + _SCAN_US * n_rows + _RANK_US
 
 
 def _scan(
-    stored: Stored, queries: Vectors, k: int, most: int, mask: NDArray[np.bool_] | None
+    state: GraphState,
+    queries: Vectors,
+    k: int,
+    oversample: int | None,
+    mask: NDArray[np.bool_],
 ) -> tuple[Matches, NDArray[np.int64]]:
-    """The best of all rows allowed: ranked where they lie, or scanned."""
-    m, n = len(queries), len(stored)
-    rows = np.arange(n) if mask is None else np.flatnonzero(mask)
-    prepared, work = stored.coder.prepare(queries), np.zeros((3, m), np.int64)
-    if _RANK_US * len(rows) < _scan_us(len(rows), n, m):
-        fine = (prepared, stored.codes)
-        if stored.rescore is not None:
-            fine = (stored.fine.prepare(queries, prepared), stored.fine_rows)
-        found, work[2] = kernels.rescore(*fine, np.broadcast_to(rows, (m, len(rows))), k, ids=stored.ids)
+    """The best of all rows allowed, which are looked at where they lie, or copied and scanned."""
+    stored, m, allowed = state.stored, len(queries), int(np.count_nonzero(mask))
+    oversample = _SCANNED_OVERSAMPLE if oversample is None else oversample
+    if _LOOK_US * allowed < _copies_us(allowed, m):
+        ranked = min(oversample * k, allowed)
+        asked = stored.asked(queries)
+        found, work, _short = state.walks.best(*asked, k, ef=ranked, ranked=ranked, among=kernels.Only(mask))
+        return found, work
+    work = np.zeros((3, m), np.int64)
+    work[1] = allowed
+    if stored.rescore is None:
+        found = kernels.topk(stored.coder.prepare(queries), stored.codes, k, ids=stored.ids, allow=mask)
     else:
-        work[1] = len(rows)
-        if stored.rescore is None:
-            found = kernels.topk(prepared, stored.codes, k, ids=stored.ids, allow=mask)
-        else:
-            stages = Search(stored.codes, stored.fine, stored.fine_rows, stored.ids, mask)
-            found, work[2] = stages.best(queries, k, -(-most // k))
+        stages = Search(stored.codes, stored.fine, stored.fine_rows, stored.ids, mask)
+        found, work[2] = stages.best(queries, k, oversample)
     return Matches(np.where(found.ids >= 0, stored.ids[found.ids], -1), found.scores), work
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qindex_kernels import reference_graph
 from qindex_kernels.cpu.link import link
 from qindex_kernels.cpu.walk import Walks
-from qindex_kernels.layout import Only, Rows, Through, Within
+from qindex_kernels.layout import Only, Rows, Through
 
 
 def random_graph(n: int, degree: int, rng: np.random.Generator) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -25,10 +25,10 @@ def assert_walks_alike(rows: Rows, fine: Rows, rng: np.random.Generator, ef: int
     offset, ids = rng.standard_normal(m), rng.permutation(n)
     over = rows, fine, *random_graph(n, 5, rng), ids
     reference, compiled = reference_graph.Walks(*over), Walks(*over)
-    allow, some = rng.random(n) < 0.5, rng.permutation(n).astype(np.int32)
+    allow = rng.random(n) < 0.5
     ways = (
         None, Through(allow, ef, 1), Through(allow, 2 * ef, k), Through(allow, 3 * ef, ef + 1),
-        Within(allow, some[allow[some]][:3]), Only(some[: n // 2]), Only(some[:0]), Only(some),
+        Only(allow),
     )  # fmt: skip
     for among in ways:
         for wanted_k, ranked in ((k, ef), (k, max(1, ef // 2)), (0, ef)):

@@ -523,6 +523,17 @@ def _comparison(builder, numbers, thresholds):
 
 
 @intrinsic
+def nonzero_bytes(typingctx, at):
+    """Which of 64 bytes at an address are not 0, as the bits of a number."""
+
+    def codegen(context, builder, signature, args):
+        found = v.load(builder, args[0], v.vec(I8, 64))
+        return builder.bitcast(builder.icmp_signed("!=", found, v.splat(builder, I8(0), 64)), I64)
+
+    return types.int64(types.intp), codegen
+
+
+@intrinsic
 def at_least(typingctx, address, threshold):
     """Which of the sixteen float32 numbers at an address reach a threshold, as the bits of a number."""
 

@@ -52,6 +52,7 @@ from qindex_kernels.cpu.simd import (
     load_f32,
     load_i32,
     lowest_bit,
+    nonzero_bytes,
     peek_f32,
     peek_f64,
     peek_i32,
@@ -76,7 +77,7 @@ from qindex_kernels.cpu.simd import (
 )
 from qindex_kernels.cpu.sources import helper, inlined, kernel
 from qindex_kernels.cpu.unpack import SPAN, scales16
-from qindex_kernels.layout import Only, Rows, Through, Within
+from qindex_kernels.layout import Only, Rows, Through
 
 AHEAD = 4  # rows that are asked for before they are ranked
 ENTRIES = 64  # that are looked at together
@@ -94,18 +95,18 @@ class Walk(Record):
         ("ef", INTEGER),
         ("width", INTEGER),  # keys of the beam: ef or more
         ("size", INTEGER),  # of the beam: width in whole registers of keys
+        ("filled", INTEGER),  # keys that it has
         ("enough", INTEGER),  # allowed rows, if not all are, that are to be better than the next row of the beam
         ("most", INTEGER),  # keys of the beam of these
         ("most_size", INTEGER),
-        ("only", INTEGER),  # bool (n,): rows that may be seen, or 0
-        ("expands", INTEGER),  # whether the walk leaves the entries
+        ("only", INTEGER),  # bool (n,): instead of a walk, all rows of these are looked at; or 0
         ("integers", INTEGER),  # whether fast scores are of the int8 query
         ("seen", INTEGER),  # (n,) the epoch of the walk that last saw a row, one byte
         ("epoch", INTEGER),
         ("beam", INTEGER),
         ("kept", INTEGER),  # another beam, of allowed rows, where not all are; else the same
         ("allow", INTEGER),  # bool (n,), or 0
-        ("found", INTEGER),  # int32: rows that are to be scored
+        ("found", INTEGER),  # int32: rows that are to be scored, up to n and some more
         ("places", INTEGER),  # int64: their addresses
         ("scores", INTEGER),  # float32, or int32 sums: theirs
         ("part", INTEGER),  # int32: the sums of another part
@@ -162,23 +163,18 @@ def walk_one(inner, rows, queries, walk, i):
             poke_i8(walk.seen + row, np.int8(0))
     walk.epoch += 1
     clear(beam, size)
+    walk.filled = 0
     if walk.allow != 0:
         clear(walk.kept, walk.most_size)
-    hops, scored = 0, 0
-    for start in range(0, walk.n_entries, ENTRIES):
-        n = look_around(walk, walk.entries + 4 * start, min(ENTRIES, walk.n_entries - start))
-        ask_for_codes(rows, walk, n)
-        score_found(inner, rows, queries, walk, n)
-        offer_found(walk, n)
-        scored += n
-    at = next_open(beam, size, 0) if walk.expands != 0 else size
+    hops = 0
+    scored = look_at_all(inner, rows, queries, walk) if walk.only != 0 else enter(inner, rows, queries, walk)
+    at = next_open(beam, size, 0) if walk.only == 0 else size
     while at < size:
         key = peek_i64(beam + 8 * at)
         if at >= walk.ef and peek_i64(walk.kept + 8 * (walk.enough - 1)) < key:
             break
         poke_i64(beam + 8 * at, key | 1)
         n = look_around(walk, walk.neighbours + 4 * walk.degree * row_of(key), walk.degree)
-        ask_for_codes(rows, walk, n)
         score_found(inner, rows, queries, walk, n)
         hops += 1
         scored += n
@@ -190,17 +186,51 @@ def walk_one(inner, rows, queries, walk, i):
 
 
 @helper
+def enter(inner, rows, queries, walk):
+    """Look at the entries: how many there are."""
+    scored = 0
+    for start in range(0, walk.n_entries, ENTRIES):
+        n = look_around(walk, walk.entries + 4 * start, min(ENTRIES, walk.n_entries - start))
+        score_found(inner, rows, queries, walk, n)
+        offer_found(walk, n)
+        scored += n
+    return scored
+
+
+@helper
+def look_at_all(inner, rows, queries, walk):
+    """Look at all rows allowed: how many there are."""
+    all_rows, n_all = walk.found, list_allowed(walk)
+    for start in range(0, n_all, ENTRIES):
+        n = min(ENTRIES, n_all - start)
+        walk.found = all_rows + 4 * start
+        score_found(inner, rows, queries, walk, n)
+        offer_found(walk, n)
+    walk.found = all_rows
+    return n_all
+
+
+@helper
+def list_allowed(walk):
+    """Note all rows allowed: how many there are."""
+    n, found, only = 0, walk.found, walk.only
+    whole_blocks = walk.n // 64 * 64
+    for start in range(0, whole_blocks, 64):
+        allowed = nonzero_bytes(only + start)
+        while allowed != 0:
+            poke_i32(found + 4 * n, np.int32(start + lowest_bit(allowed)))
+            allowed &= allowed - 1
+            n += 1
+    for row in range(whole_blocks, walk.n):
+        poke_i32(found + 4 * n, np.int32(row))
+        n += peek_u8(only + row) != 0
+    return n
+
+
+@helper
 def look_around(walk, at, count):
     """Note those of `count` rows at an address that were not seen: how many there are."""
     n, epoch, seen, found, last = 0, np.uint8(walk.epoch), walk.seen, walk.found, np.uint32(walk.n - 1)
-    if walk.only != 0:
-        for here in range(at, at + 4 * count, 4):
-            row = min(peek_u32(here), last)
-            place = seen + np.int64(row)
-            poke_u32(found + 4 * n, row)
-            n += (peek_u8(place) != epoch) & (peek_u8(walk.only + np.int64(row)) != 0)
-            poke_u8(place, epoch)
-        return n
     for here in range(at, at + 4 * count, 4):
         # Nothing says that numbers are in range: a file has them, or another thread is adding rows.
         row = min(peek_u32(here), last)
@@ -237,6 +267,7 @@ def prefetch_row(place, n_bytes):
 @helper
 def score_found(inner, rows, queries, walk, n):
     """The fast scores of the rows noted; -inf behind the last, up to a whole register."""
+    ask_for_codes(rows, walk, n)
     if walk.integers == 0:
         for j in range(n):
             row = np.int64(peek_i32(walk.found + 4 * j))
@@ -315,8 +346,8 @@ def offer_found(walk, n):
     """Let those of the rows noted into the beams that are good enough; the smallest key that came into the first."""
     if walk.allow != 0:
         keep_allowed(walk, n)
-    beam, last_at = walk.beam, walk.beam + 8 * (walk.width - 1)
-    last = peek_i64(last_at)
+    beam = walk.beam
+    last, filled = last_key(walk), walk.filled
     smallest, needed = last, score_of(last)
     for group in range(0, n, 16):
         good = at_least(walk.scores + 4 * group, needed)
@@ -327,11 +358,23 @@ def offer_found(walk, n):
             key = key_of(peek_f32(walk.scores + 4 * j), row)
             if j >= n or key >= last:
                 continue
-            insert(beam, walk.size, walk.width, key)
-            last, smallest = peek_i64(last_at), min(smallest, key)
+            insert(beam, min(walk.size, (filled // KEYS + 1) * KEYS), walk.width, key)
+            filled = min(filled + 1, walk.width)
+            last, smallest = last_key(walk), min(smallest, key)
             prefetch_row(walk.neighbours + 4 * walk.degree * row, 4 * walk.degree)
         needed = score_of(last)
+    walk.filled = filled
     return smallest
+
+
+@inlined
+def last_key(walk):
+    """A row whose key is not smaller is never expanded."""
+    last = peek_i64(walk.beam + 8 * (walk.width - 1))
+    if walk.allow != 0:
+        behind = max(peek_i64(walk.beam + 8 * (walk.ef - 1)), peek_i64(walk.kept + 8 * (walk.enough - 1)) + 1)
+        last = min(last, behind)
+    return last
 
 
 @helper
@@ -413,7 +456,7 @@ class Walks:
         names = ("dots_at",) if self.integers else ()
         self.functions = functions_for(rows, *names, *decoding(found), scanning=True)
         self.fine_functions = functions_for(fine, *decoding(self.fine))
-        self.noted = max(neighbours.shape[1], ENTRIES) + 64
+        self.noted = max(neighbours.shape[1], 2 * ENTRIES) + 64
         self.graph = {
             "n": found.n, "degree": neighbours.shape[1], "neighbours": address(neighbours),
             "entries": address(entries), "n_entries": len(entries), "ids": address(ids),
@@ -429,7 +472,7 @@ class Walks:
         k: int,
         ef: int,
         ranked: int,
-        among: Through | Within | Only | None = None,
+        among: Through | Only | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], bool]:
         """As `reference_graph.Walks`, to the bit."""
         try:
@@ -453,10 +496,9 @@ class _Room:
     def __init__(self, walks: Walks, width: int, k: int) -> None:
         rows, fine, noted = walks.rows, walks.fine, walks.noted
         self.size, self.k, self.settings = whole(width), k, (0, 0, 0)
-        self.entries = walks.graph["entries"], walks.graph["n_entries"]
         self.queries = queries_for(rows, 1, walks.functions.step)
         self.room = Room(
-            rows.n, 64 + 8 * self.size, 64 + 8 * self.size, 4 * noted, 8 * noted, *[4 * noted] * 4, 64,
+            rows.n, 64 + 8 * self.size, 64 + 8 * self.size, 4 * (rows.n + noted), 8 * noted, *[4 * noted] * 4, 64,
             scratch_bytes(rows), scratch_bytes(fine), decoded_stride(fine.extent), 8 * k,
         )  # fmt: skip
         seen, beam, kept, noted_rows, places, scores, part, *others = self.room.pieces
@@ -485,18 +527,16 @@ class _Room:
             self.of_one = tuple(map(address, arrays))
             walk.values = 0  # to be set anew
 
-    def go_by(self, among: Through | Within | Only | None, ef: int, ranked: int) -> None:
+    def go_by(self, among: Through | Only | None, ef: int, ranked: int) -> None:
         """Find any rows, or those of a filter."""
         walk = self.walk
         walk.width, walk.size, walk.enough, walk.most, walk.kept = ef, whole(ef), 0, ef, self.beams[0]
-        walk.entries, walk.n_entries, walk.allow, walk.only, walk.expands = *self.entries, 0, 0, True
+        walk.allow, walk.only = 0, 0
         if isinstance(among, Through):
             walk.allow, walk.width, walk.size = address(among.allow), among.width, whole(among.width)
             walk.enough, walk.most, walk.most_size, walk.kept = among.enough, ranked, whole(ranked), self.beams[1]
-        elif isinstance(among, Within):
-            walk.only, walk.entries, walk.n_entries = address(among.allow), address(among.entries), len(among.entries)
         elif among is not None:
-            walk.entries, walk.n_entries, walk.expands = address(among.rows), len(among.rows), False
+            walk.only = address(among.allow)
 
     def one(self, values: Any, fine_values: Any, fine_offset: Any) -> Any:
         self.x[:], self.fine_x[:] = values, fine_values
