@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "DeviceCodes", "Listed", "Only", "Rotor", "Runs", "Steps", "Through", "Walks", "agree", "agree_on_rotation", "best", "largest",
-    "link", "listed", "machine", "matmul", "path", "rescore", "rotate", "score_rows", "scores", "search_lists",
-    "set_threads", "to_device", "topk", "topk_lists", "warmup",
+    "DeviceCodes", "Listed", "Only", "Rotor", "Runs", "Steps", "Through", "Walks", "agree", "agree_on_rotation", "best",
+    "largest", "link", "listed", "machine", "matmul", "path", "rescore", "rotate", "score_rows", "scores",
+    "search_lists", "set_threads", "to_device", "topk", "topk_lists", "warmup",
 ]  # fmt: skip
 
 # Bytes of codes below which a second thread costs more than it saves (about 0.2 ms of scanning).
 _SPLIT_BYTES = 2 << 20
 
-# Of few rows allowed, copies are scanned, or each is scored where it lies. About what that takes, in microseconds at 384
-# dimensions: to copy, each row copied, each row scanned, once and for each query, each that is scored where it lies.
+# Of few rows allowed, copies are scanned, or each is scored where it lies. About what that takes, in microseconds at
+# 384 dimensions: to copy, each row copied, each row scanned, once and for each query, each that is scored where it lies.
 _COPIES_US, _COPY_US, _READ_US, _SCAN_US, _LOOK_US = 700.0, 0.1, 0.02, 0.005, 0.1
 
 # A walk in NumPy takes as long as to score so much there: about 0.2 s.

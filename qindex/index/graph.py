@@ -33,8 +33,8 @@ _SPARE = 0.3
 # Of a scan, so many times k rows are ranked by finer codes.
 _SCANNED_OVERSAMPLE = 4
 
-# About what a filtered search takes in microseconds, at 384 dimensions: to expand a row of a walk; to look at a row where
-# it lies; or, once in a call, to copy rows and each of them, and then to scan a copy and to rank what is found.
+# About what a filtered search takes in microseconds, at 384 dimensions: to expand a row of a walk; to look at a row
+# where it lies; or, once in a call, to copy rows and each of them, and then to scan a copy and to rank what is found.
 _WALK_US, _LOOK_US, _COPIES_US, _COPY_US, _SCAN_US, _RANK_US = 1.3, 0.03, 900.0, 0.15, 0.004, 20.0
 
 
@@ -339,8 +339,8 @@ def _find(
         among = kernels.Through(mask, width=min(max(ef, int(scan_us / _WALK_US)), n), enough=enough)
         ranked = enough if oversample is None else ranked
     found, work, short = state.walks.best(*stored.asked(queries), k, ef=ef, ranked=ranked, among=among)
-    if short:  # some walk saw too few of the rows allowed, as where many rows are equal
-        missed = np.flatnonzero(work[2] < min(enough, allowed))
+    missed = np.flatnonzero(work[2] < min(enough, allowed)) if short else ()
+    if len(missed):  # some walk saw too few of the rows allowed, as where many rows are equal
         again, more = _scan(state, queries[missed], k, oversample, np.ones(n, bool) if mask is None else mask)
         found.ids[missed], found.scores[missed] = again
         work[:, missed] += more
