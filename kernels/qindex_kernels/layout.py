@@ -88,6 +88,24 @@ class Runs(NamedTuple):
     counts: NDArray[np.int64]  # (runs,): its rows
 
 
+class Copies(NamedTuple):
+    """The rows once more, each in another list, relative to the centre of that."""
+
+    rows: Rows  # of the same kind
+    max_norm: float
+    runs: Runs
+    of: NDArray[np.int32]  # (n,) the row that each is a copy of
+    allow: NDArray[np.bool_] | None  # (n,)
+
+
+def good_copies(
+    of: NDArray[np.int32], found: NDArray[np.int64], scores: NDArray[np.float32], least: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """The rows that copies (m, r) are of: -1 for -1, and where scores (m, r) are below what a query needs, (m,)."""
+    rows: NDArray[np.int64] = np.where((found >= 0) & (scores >= least[:, None]), of[found], -1)
+    return rows
+
+
 @dataclass(frozen=True, eq=False)
 class Listed:
     """Rows in lists about centres, and what a search of lists asks of both: what stays from search to search."""
@@ -101,4 +119,5 @@ class Listed:
     fine: Rows | None  # the same rows, by which the best are ranked
     ids: NDArray[np.int64]  # (n,)
     allow: NDArray[np.bool_] | None  # (n,)
+    copies: Copies | None = None  # with `fine` alone: coarse scores of a row and of its copy differ
     rooms: list[Any] = field(default_factory=list)  # of kernels

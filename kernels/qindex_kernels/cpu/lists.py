@@ -176,7 +176,7 @@ def topk_lists(
     runs: Runs,
     probes: NDArray[np.int32],
     bases: NDArray[np.float32] | None,
-    ids: NDArray[np.int64],
+    ids: NDArray[np.int64] | None,
     allow: NDArray[np.bool_] | None,
     k: int,
     max_norm: float,
