@@ -23,14 +23,14 @@ from qindex.backend import forced, has_integers, loader, path, warmup
 from qindex.device import Activations, DeviceCodes, dtype, on_device
 from qindex.threads import set_threads, split, threads
 from qindex.types import BlockValues, Codes, Matches, Queries, Vectors
-from qindex_kernels.layout import Copies, Level, Listed, Part, Rows, Runs, good_copies
+from qindex_kernels.layout import Copies, Level, Listed, Part, Rows, Runs
 from qindex_kernels.rotor import Rotor, Steps
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "DeviceCodes", "Listed", "Rotor", "Runs", "Steps", "Walks", "agree", "agree_on_rotation", "best", "good_copies",
+    "DeviceCodes", "Listed", "Rotor", "Runs", "Steps", "Walks", "agree", "agree_on_rotation", "best",
     "largest", "link", "listed", "machine", "matmul", "path", "rescore", "rotate", "score_rows", "scores",
     "search_lists", "set_threads", "to_device", "topk", "topk_lists", "warmup",
 ]  # fmt: skip

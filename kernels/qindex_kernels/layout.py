@@ -98,14 +98,6 @@ class Copies(NamedTuple):
     allow: NDArray[np.bool_] | None  # (n,)
 
 
-def good_copies(
-    of: NDArray[np.int32], found: NDArray[np.int64], scores: NDArray[np.float32], least: NDArray[np.float32]
-) -> NDArray[np.int64]:
-    """The rows that copies (m, r) are of: -1 for -1, and where scores (m, r) are below what a query needs, (m,)."""
-    rows: NDArray[np.int64] = np.where((found >= 0) & (scores >= least[:, None]), of[found], -1)
-    return rows
-
-
 @dataclass(frozen=True, eq=False)
 class Listed:
     """Rows in lists about centres, and what a search of lists asks of both: what stays from search to search."""

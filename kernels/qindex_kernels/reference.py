@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex_kernels.layout import Level, Listed, Rows, Runs, good_copies
+from qindex_kernels.layout import Level, Listed, Rows, Runs
 from qindex_kernels.rotor import SHUFFLED, Rotor, Steps
 
 LANES = 32
@@ -231,11 +231,12 @@ def topk_lists(
     allow: NDArray[np.bool_] | None,
     k: int,
     max_norm: float,
+    least: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """As `topk`, for each query among the rows of its lists, `probes` (m, p): distinct, -1 for none.
 
     `bases` (m, p) are added to the scores of the rows of the lists: `((offset + base) + bias) + scale * <query, row>`.
-    Without `ids`, ties go to the smaller row number.
+    Without `ids`, ties go to the smaller row number. Rows whose scores are below `least` (m,) are left out.
     """
     m = len(values)
     best_rows, scores = np.full((m, k), -1, np.int64), np.full((m, k), -np.inf, np.float32)
@@ -249,6 +250,8 @@ def topk_lists(
                 rows_of.append(some)
                 scores_of.append(score_rows(rows, values[i : i + 1], base, some[None])[0])
         candidates, found = np.concatenate(rows_of), np.concatenate(scores_of)
+        if least is not None:
+            candidates, found = candidates[found >= least[i]], found[found >= least[i]]
         best = np.lexsort((candidates if ids is None else ids[candidates], -found))[:k]
         best_rows[i, : len(best)], scores[i, : len(best)] = candidates[best], found[best]
     return best_rows, scores
@@ -280,8 +283,8 @@ def search_lists(
     if listed.fine is not None and fine is not None:
         if listed.copies is not None:
             rows, norm, runs, of, allow = listed.copies
-            copies, estimates = topk_lists(rows, *coarse, runs, probes, bases, None, allow, wanted, norm)
-            found = np.hstack([found, good_copies(of, copies, estimates, scores[:, -1])])
+            copies, _scores = topk_lists(rows, *coarse, runs, probes, bases, None, allow, wanted, norm, scores[:, -1])
+            found = np.hstack([found, np.where(copies >= 0, of[copies], -1)])
         none, slack = np.zeros(found.shape, np.float32), np.full(len(found), np.inf)
         found, scores, _counts = rescore(listed.fine, *fine, found, none, slack, ids, k)
     return np.where(found >= 0, ids[found], -1), scores, probes

@@ -237,7 +237,8 @@ class Probing:
     def _with_copies(self, rows: Matches, copies: Matches) -> Matches:
         """As `reference.search_lists` adds copies; a row may come twice."""
         assert self.second is not None
-        more = kernels.good_copies(self.second.rows, copies.ids, copies.scores, rows.scores[:, -1])
+        good = (copies.ids >= 0) & (copies.scores >= rows.scores[:, -1:])
+        more = np.where(good, self.second.rows[copies.ids], -1)
         return Matches(np.hstack([rows.ids, more]), np.hstack([rows.scores, copies.scores]))
 
 

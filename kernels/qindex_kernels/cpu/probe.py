@@ -57,7 +57,7 @@ from qindex_kernels.cpu.simd import (
 )
 from qindex_kernels.cpu.sources import helper, kernel
 from qindex_kernels.cpu.topk import Scan, ready
-from qindex_kernels.layout import Listed, Runs, good_copies
+from qindex_kernels.layout import Listed, Runs
 
 BLOCK = 64  # centroids whose sums stay in the L1 cache
 FIRST = 8  # lists that are scanned in the order of their scores: a row must soon be good to be looked at again
@@ -353,8 +353,8 @@ def _in_steps(
     if listed.fine is not None and fine is not None:
         if listed.copies is not None:
             rows, norm, runs, of, allow = listed.copies
-            copies, estimates = topk_lists(rows, *coarse, runs, probes, bases, None, allow, wanted, norm)
-            found = np.hstack([found, good_copies(of, copies, estimates, scores[:, -1])])
+            copies, _scores = topk_lists(rows, *coarse, runs, probes, bases, None, allow, wanted, norm, scores[:, -1])
+            found = np.hstack([found, np.where(copies >= 0, of[copies], -1)])
         none, slack = np.zeros(found.shape, np.float32), np.full(len(found), np.inf)
         found, scores, _counts = rescore(listed.fine, *fine, found, none, slack, ids, k)
     return np.where(found >= 0, ids[found], -1), scores, probes
