@@ -23,7 +23,7 @@ from qindex.backend import forced, has_integers, loader, path, warmup
 from qindex.device import Activations, DeviceCodes, dtype, on_device
 from qindex.threads import set_threads, split, threads
 from qindex.types import BlockValues, Codes, Matches, Queries, Vectors
-from qindex_kernels.layout import Level, Listed, Only, Part, Rows, Runs, Through
+from qindex_kernels.layout import Copies, Level, Listed, Only, Part, Rows, Runs, Through
 from qindex_kernels.rotor import Rotor, Steps
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ __all__ = [
 _SPLIT_BYTES = 2 << 20
 
 # Of few rows allowed, copies are scanned, or each is scored where it lies. About what that takes, in microseconds at
-# 384 dimensions: to copy, each row copied, each row scanned, once and for each query, each that is scored where it lies.
+# 384 dimensions: to copy, each row copied, each row scanned, once and for each query, each row that is scored in place.
 _COPIES_US, _COPY_US, _READ_US, _SCAN_US, _LOOK_US = 700.0, 0.1, 0.02, 0.005, 0.1
 
 # A walk in NumPy takes as long as to score so much there: about 0.2 s.
@@ -178,9 +178,9 @@ def _topk(queries: Queries, codes: Codes, k: int, ids: NDArray[np.int64], allow:
     return best(np.hstack([rows for rows, _ in found]), np.hstack([scores for _, scores in found]), k, ids)
 
 
-def best(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int, ids: NDArray[np.int64]) -> Matches:
-    """The k best of scored rows (m, r), best first, ties to the smaller id; row -1 (score -inf) comes last."""
-    keys = np.where(rows >= 0, ids[rows], np.iinfo(np.int64).max)
+def best(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int, ids: NDArray[np.int64] | None) -> Matches:
+    """The k best of scored rows (m, r), best first, ties to the smaller id, or row; row -1 (score -inf) comes last."""
+    keys = np.where(rows >= 0, rows if ids is None else ids[rows], np.iinfo(np.int64).max)
     order = np.lexsort((keys, -scores))[:, :k]
     return Matches(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
 
@@ -192,14 +192,14 @@ def topk_lists(
     probes: NDArray[np.int32],
     k: int,
     *,
-    ids: NDArray[np.int64],
+    ids: NDArray[np.int64] | None,
     bases: NDArray[np.float32] | None = None,
     allow: NDArray[np.bool_] | None = None,
 ) -> Matches:
     """As `topk`, for each query among the rows of its lists `probes` (m, p): distinct numbers, -1 for none.
 
-    `bases` (m, p) are added to the scores of all rows of the lists. The caller has checked that `runs` lie within the
-    rows; lists may not share rows.
+    Without `ids`, the smaller row number comes first of equal ones. `bases` (m, p) are added to the scores of all rows
+    of the lists. The caller has checked that `runs` lie within the rows; lists may not share rows.
     """
     _check_dim(queries.values, codes)
     m, n_lists = len(queries), len(runs.starts) - 1
@@ -218,7 +218,8 @@ def topk_lists(
         return _no_matches(m, k)
     work_bytes = int(codes.data.nbytes * probes.size / max(n_lists, 1))
     function = loader.function("lists", "topk_lists", codes.format.name, work_bytes)
-    rows, values, ids = _rows(codes), _in_the_space_of(codes, queries.values), np.ascontiguousarray(ids)
+    rows, values = _rows(codes), _in_the_space_of(codes, queries.values)
+    ids = None if ids is None else np.ascontiguousarray(ids)
     allow = None if allow is None else np.ascontiguousarray(allow)
 
     def run(part: slice) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -245,10 +246,15 @@ def listed(
     relative: float,
     ids: NDArray[np.int64],
     allow: NDArray[np.bool_] | None,
+    copies: tuple[Codes, Runs, NDArray[np.int32], NDArray[np.bool_] | None] | None = None,
 ) -> Listed:
-    """What `search_lists` searches. The caller has checked all of it: `runs` as for `topk_lists`."""
+    """What `search_lists` searches. The caller has checked all of it: `runs` as for `topk_lists`.
+
+    `copies`, with `fine` alone: codes like `codes` and their runs, the rows they are copies of, which are allowed.
+    """
     fine_rows = None if fine is None else _rows(fine)
-    return Listed(_rows(codes), codes.max_norm, _rows(centroids), shifts, runs, relative, fine_rows, ids, allow)
+    more = None if copies is None else Copies(_rows(copies[0]), copies[0].max_norm, *copies[1:])
+    return Listed(_rows(codes), codes.max_norm, _rows(centroids), shifts, runs, relative, fine_rows, ids, allow, more)
 
 
 def search_lists(
@@ -268,7 +274,7 @@ def search_lists(
     rows, m = listed.rows, len(queries)
     n, n_lists = len(rows.data), len(listed.centres.data)
     kept, wanted = min(k, n), min(wanted, n)
-    work_bytes = rows.data.nbytes * m * nprobe // n_lists
+    work_bytes = rows.data.nbytes * m * nprobe // n_lists * (1 if listed.copies is None else 2)
     function = loader.function("probe", "search_lists", rows.kind, work_bytes)
 
     n_parts = min(threads.count, work_bytes // _SPLIT_BYTES, m)

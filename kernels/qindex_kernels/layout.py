@@ -102,6 +102,16 @@ class Only(NamedTuple):
     allow: NDArray[np.bool_]  # (n,)
 
 
+class Copies(NamedTuple):
+    """The rows once more, each in another list, relative to the centre of that."""
+
+    rows: Rows  # of the same kind
+    max_norm: float
+    runs: Runs
+    of: NDArray[np.int32]  # (n,) the row that each is a copy of
+    allow: NDArray[np.bool_] | None  # (n,)
+
+
 @dataclass(frozen=True, eq=False)
 class Listed:
     """Rows in lists about centres, and what a search of lists asks of both: what stays from search to search."""
@@ -115,4 +125,5 @@ class Listed:
     fine: Rows | None  # the same rows, by which the best are ranked
     ids: NDArray[np.int64]  # (n,)
     allow: NDArray[np.bool_] | None  # (n,)
+    copies: Copies | None = None  # with `fine` alone: coarse scores of a row and of its copy differ
     rooms: list[Any] = field(default_factory=list)  # of kernels

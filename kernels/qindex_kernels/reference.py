@@ -227,14 +227,16 @@ def topk_lists(
     runs: Runs,
     probes: NDArray[np.int32],
     bases: NDArray[np.float32] | None,
-    ids: NDArray[np.int64],
+    ids: NDArray[np.int64] | None,
     allow: NDArray[np.bool_] | None,
     k: int,
     max_norm: float,
+    least: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """As `topk`, for each query among the rows of its lists, `probes` (m, p): distinct, -1 for none.
 
     `bases` (m, p) are added to the scores of the rows of the lists: `((offset + base) + bias) + scale * <query, row>`.
+    Without `ids`, ties go to the smaller row number. Rows whose scores are below `least` (m,) are left out.
     """
     m = len(values)
     best_rows, scores = np.full((m, k), -1, np.int64), np.full((m, k), -np.inf, np.float32)
@@ -248,7 +250,9 @@ def topk_lists(
                 rows_of.append(some)
                 scores_of.append(score_rows(rows, values[i : i + 1], base, some[None])[0])
         candidates, found = np.concatenate(rows_of), np.concatenate(scores_of)
-        best = np.lexsort((ids[candidates], -found))[:k]
+        if least is not None:
+            candidates, found = candidates[found >= least[i]], found[found >= least[i]]
+        best = np.lexsort((candidates if ids is None else ids[candidates], -found))[:k]
         best_rows[i, : len(best)], scores[i, : len(best)] = candidates[best], found[best]
     return best_rows, scores
 
@@ -265,7 +269,8 @@ def search_lists(
     """The k best rows of the p lists whose centres score best: their **ids** and scores (m, k), and the lists (m, p).
 
     Lists are chosen by int8 products of `queries` with centres. The `wanted` best rows by the `coarse` values and
-    offsets are ranked by the `fine` ones, if there are any; else `wanted` is k.
+    offsets are ranked by the `fine` ones, if there are any; else `wanted` is k. Where rows have copies, so are the
+    `wanted` best copies of the same lists that are no worse than the last of the `wanted` best rows, if there is one.
     """
     runs, ids = listed.runs, listed.ids
     near = matmul_int8(listed.centres, queries, 0)
@@ -276,6 +281,10 @@ def search_lists(
         bases = np.float32(listed.relative) * products
     found, scores = topk_lists(listed.rows, *coarse, runs, probes, bases, ids, listed.allow, wanted, listed.max_norm)
     if listed.fine is not None and fine is not None:
+        if listed.copies is not None:
+            rows, norm, runs, of, allow = listed.copies
+            copies, _scores = topk_lists(rows, *coarse, runs, probes, bases, None, allow, wanted, norm, scores[:, -1])
+            found = np.hstack([found, np.where(copies >= 0, of[copies], -1)])
         none, slack = np.zeros(found.shape, np.float32), np.full(len(found), np.inf)
         found, scores, _counts = rescore(listed.fine, *fine, found, none, slack, ids, k)
     return np.where(found >= 0, ids[found], -1), scores, probes
@@ -299,9 +308,9 @@ def rescore(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """The k best of chosen rows (m, r) for each query, as `topk` gives them, and how many of them were scored: (m,).
 
-    Rows are looked at in order, -1 is passed over. At the first row whose estimate (m, r) plus the slack (m,) of the
-    query is below the k-th best score so far, a query is done: with estimates in falling order, and none below its
-    score by more than the slack, all others are below, too.
+    Rows are looked at in order, -1 is passed over, and one that comes twice is returned once. At the first row whose
+    estimate (m, r) plus the slack (m,) of the query is below the k-th best score so far, a query is done: with
+    estimates in falling order, and none below its score by more than the slack, all others are below, too.
     """
     m = len(values)
     best, scores = np.full((m, k), -1, np.int64), np.full((m, k), -np.inf, np.float32)
@@ -311,11 +320,18 @@ def rescore(
         some, bounds = chosen[i, looked_at], estimates[i, looked_at] + slack[i]
         found = score_rows(rows, values[i : i + 1], offset[i : i + 1], some[None])[0]
         n = min(k, len(some))
-        while n < len(some) and k and not bounds[n] < np.partition(found[:n], n - k)[n - k]:
+        while n < len(some) and k and not bounds[n] < _kth(some[:n], found[:n], k):
             n += 1
-        order = np.lexsort((ids[some[:n]], -found[:n]))[:k]
+        once = np.unique(some[:n], return_index=True)[1]
+        order = once[np.lexsort((ids[some[once]], -found[once]))[:k]]
         best[i, : len(order)], scores[i, : len(order)], counts[i] = some[order], found[order], n
     return best, scores, counts
+
+
+def _kth(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> float:
+    """The k-th best score of distinct rows; -inf if there are fewer."""
+    once = np.unique(rows, return_index=True)[1]
+    return float(np.partition(scores[once], len(once) - k)[len(once) - k]) if len(once) >= k else -np.inf
 
 
 def matmul(rows: Rows, x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,6 +21,7 @@ from qindex.index.lists import Lists, in_space
 from qindex.index.metric import Metric, check_metric, unbiased
 from qindex.index.probe import DEFAULT_OVERSAMPLE, InLists, find, work_of
 from qindex.index.rescore import FineCoder, Work
+from qindex.index.spill import GrowingSecond, Second, lists_of
 from qindex.index.stored import REMOVED, Growing, Stored, marked
 from qindex.quantize import Int4, Int8, LloydMax, RaBitQ
 from qindex.types import Codes, Matches, Quantizer, Vectors, as_vectors, row_norms
@@ -45,6 +46,7 @@ class IVFState:
     lists: Lists
     residual: bool
     sorted_rows: int  # so many rows lie list by list, the others were added since
+    second: Second | None = None  # with rescore: each row once more, in another list
 
     def __post_init__(self) -> None:
         if not isinstance(self.stored, Stored) or not isinstance(self.lists, Lists):
@@ -58,10 +60,23 @@ class IVFState:
                 f"lists of {self.lists.n_rows} rows of dim {self.lists.centroids.dim} do not suit "
                 f"{len(self.stored)} rows of dim {self.stored.dim}"
             )
+        if self.second is not None:
+            self._check_second(self.second)
+
+    def _check_second(self, second: Second) -> None:
+        if not isinstance(second, Second) or self.stored.rescore is None:
+            raise ValueError("second lists go with rescore")
+        if len(second.rows) != len(self.stored) or second.n_lists != len(self.lists):
+            raise ValueError(
+                f"copies of {len(second.rows)} rows in {second.n_lists} lists do not suit {len(self.stored)} rows in "
+                f"{len(self.lists)}"
+            )
+        if not second.codes.is_like(self.stored.codes):
+            raise ValueError("copies must be codes like those of the rows")
 
     @cached_property
     def in_lists(self) -> InLists:
-        return InLists(self.stored, self.lists, self.residual)
+        return InLists(self.stored, self.lists, self.residual, self.second)
 
     def sorted(self) -> IVFState:
         """The rows that were not removed, list by list."""
@@ -69,7 +84,8 @@ class IVFState:
         kept = np.flatnonzero(self.stored.ids != REMOVED)
         kept = kept[np.argsort(of_rows[kept], kind="stable")]
         sizes = np.bincount(of_rows[kept], minlength=len(self.lists))
-        return IVFState(self.stored.rows(kept), self.lists.holding(sizes), self.residual, len(kept))
+        second = None if self.second is None else self.second.only(kept)
+        return IVFState(self.stored.rows(kept), self.lists.holding(sizes), self.residual, len(kept), second)
 
 
 class IVFIndex(StoredIndex):
@@ -84,6 +100,7 @@ class IVFIndex(StoredIndex):
 
     _state: IVFState
     _growing: Growing | None = None
+    _growing_second: GrowingSecond | None = None
 
     @property
     def _stored(self) -> Stored:
@@ -102,6 +119,7 @@ class IVFIndex(StoredIndex):
         rescore: Quantizer | None = None,
         metric: Metric = "ip",
         residual: bool | None = None,
+        spill: bool = False,
         seed: int = 0,
         memory_budget: int | None = None,
         progress: bool | None = None,
@@ -111,6 +129,9 @@ class IVFIndex(StoredIndex):
         `nlist` is the number of lists, by default `4 * sqrt(n)`. `quantizer` (default `Int8()`) and `rescore` are
         fitted unless they are fitted already. With `residual`, codes are of vectors less the centroids of their lists:
         the default for RaBitQ, LloydMax and Int4 that are not fitted yet, which lose less of a shorter vector.
+
+        With `spill`, which needs `rescore` and two lists, the quantizer's codes of each row are stored once more, in a
+        second list near it. Fewer lists then reach the same recall, for the bytes of those codes and 4 more.
 
         Vectors are read in blocks, twice. Beyond what is stored, about `memory_budget` bytes are taken (default 1 GiB);
         centroids and quantizers are learnt from a random sample that fits in a third of it, at least 16,384 rows.
@@ -127,6 +148,13 @@ class IVFIndex(StoredIndex):
         n_lists = max(1, min(n, round(4 * math.sqrt(n)))) if nlist is None else as_count(nlist, "nlist")
         if n_lists > n:
             raise ValueError(f"nlist must be at most the number of vectors, {n}, got nlist={n_lists}")
+        if spill and rescore is None:
+            raise ValueError(
+                "spill=True needs rescore=..., such as Int8(): a row has other coarse scores in its second list, and "
+                "finer codes rank it once"
+            )
+        if spill and n_lists < 2:
+            raise ValueError(f"spill=True needs two lists or more, got nlist={n_lists} for {n} vectors")
         if residual and quantizer.fitted and not isinstance(quantizer, Int8):
             raise ValueError("residual=True needs a quantizer that is not fitted yet: it is fitted to residuals")
         if residual is None:
@@ -143,22 +171,29 @@ class IVFIndex(StoredIndex):
             rescore = rescore.fit(sample)
         del sample
 
-        found = [lists.nearest(rows) for _part, rows in read.blocks("lists")]
-        labels, squares = map(np.concatenate, zip(*found, strict=True))
+        found = [lists_of(lists, rows) if spill else lists.nearest(rows) for _part, rows in read.blocks("lists")]
+        labels, squares, *others = map(np.concatenate, zip(*found, strict=True))
         order = np.argsort(labels, kind="stable")
         place = np.empty(n, np.int64)
         place[order] = np.arange(n)
         coder = _Coding(quantizer, rescore, metric, lists if residual else None)
-        codes, fine_codes = _Filled(n), _Filled(n)
+        codes, fine_codes, copies, of_copies = _Filled(n), _Filled(n), _Filled(n), np.empty(0, np.int64)
+        if spill:  # copies lie list by list, in the order of their rows
+            of_copies = np.lexsort((np.arange(n), others[0][order]))
+            place_of_copy = np.empty(n, np.int64)
+            place_of_copy[order[of_copies]] = np.arange(n)
         for part, rows in read.blocks("codes"):
             codes.put(place[part], coder.codes(rows, labels[part]))
             if rescore is not None:
                 fine_codes.put(place[part], coder.fine(rows))
+            if spill:
+                copies.put(place_of_copy[part], coder.codes(rows, others[0][part]))
         stored = Stored(
             quantizer, codes.all(), new[order], int(new.max()) + 1, metric, rescore,
             None if rescore is None else fine_codes.all(),
         )  # fmt: skip
-        return cls(IVFState(stored, lists.filled(labels, squares), residual, n))
+        second = Second.filled(copies.all(), of_copies, others[0], n_lists) if spill else None
+        return cls(IVFState(stored, lists.filled(labels, squares), residual, n, second))
 
     @property
     def nlist(self) -> int:
@@ -167,7 +202,8 @@ class IVFIndex(StoredIndex):
     @property
     def nbytes(self) -> int:
         """Bytes of codes, scales, offsets, ids and lists."""
-        return self._state.stored.nbytes + self._state.lists.nbytes
+        second = self._state.second
+        return self._state.stored.nbytes + self._state.lists.nbytes + (0 if second is None else second.nbytes)
 
     # --- asking -----------------------------------------------------------------------------------------------------
 
@@ -222,14 +258,15 @@ class IVFIndex(StoredIndex):
         if oversample is not None and state.stored.rescore is None:
             raise ValueError("oversample needs an index built with rescore=...; this one has a single quantizer")
         oversample = as_count(DEFAULT_OVERSAMPLE if oversample is None else oversample, "oversample")
-        stored, lists, of_residuals = state.stored, state.lists, state.residual
-        if allow is None and nprobe is not None and len(values) and len(stored.held):
+        stored, lists, of_residuals, second = state.stored, state.lists, state.residual, state.second
+        counts = explain and second is not None  # of copies that are rescored, which one call for all does not tell
+        if allow is None and nprobe is not None and len(values) and len(stored.held) and not counts:
             near = state.in_lists.find(values, k, nprobe, oversample)
             if near is not None:
                 return (near[0], work_of(stored, lists, near[1], k * oversample)) if explain else near[0]
         found, work = find_filtered(
             stored, values, allow,
-            lambda some, mask: find(stored, lists, of_residuals, some, k, mask, nprobe, oversample),
+            lambda some, mask: find(stored, lists, of_residuals, second, some, k, mask, nprobe, oversample),
         )  # fmt: skip
         return (found, work) if explain else found
 
@@ -275,24 +312,32 @@ class IVFIndex(StoredIndex):
     def _append(self, state: IVFState, rows: Vectors, ids: NDArray[np.int64]) -> None:
         stored = state.stored
         placed = in_space(rows, stored.metric)
-        labels, _squares = state.lists.nearest(placed)
+        spilled = state.second is not None
+        labels, _squares, *others = lists_of(state.lists, placed) if spilled else state.lists.nearest(placed)
         order = np.argsort(labels, kind="stable")
         coder = _Coding(stored.quantizer, stored.rescore, stored.metric, state.lists if state.residual else None)
         codes = coder.codes(placed[order], labels[order])
         fine = None if stored.rescore is None else coder.fine(placed[order])
         # Forgotten until all has grown: if memory runs out on the way, the next change starts afresh.
         growing, self._growing = self._growing or Growing(stored), None
+        growing_second, self._growing_second = self._growing_second, None
         if growing.stored.ids is not stored.ids:
             growing.rename(stored.ids)
         grown = growing.append(codes, fine, ids[order])
-        lists = state.lists.with_rows(np.bincount(labels, minlength=len(state.lists)))
-        self._state = dataclasses.replace(state, stored=grown, lists=lists)
-        self._growing = growing
+        lists, second = state.lists.with_rows(np.bincount(labels, minlength=len(state.lists))), state.second
+        if second is not None:
+            own = others[0][order]
+            by_list = np.argsort(own, kind="stable")
+            copies = coder.codes(placed[order][by_list], own[by_list])
+            growing_second = growing_second or GrowingSecond(second)
+            second = growing_second.append(copies, len(stored) + by_list, own)
+        self._state = dataclasses.replace(state, stored=grown, lists=lists, second=second)
+        self._growing, self._growing_second = growing, growing_second
         if _UNSORTED * (len(grown) - state.sorted_rows) > len(grown):
             self._sort()
 
     def _sort(self) -> None:
-        self._state, self._growing = self._state.sorted(), None
+        self._state, self._growing, self._growing_second = self._state.sorted(), None, None
 
 
 @dataclass(frozen=True)

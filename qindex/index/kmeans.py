@@ -109,17 +109,27 @@ def nearest(
     searched = centroids
     if penalty is not None:
         searched = dataclasses.replace(centroids, offset=(centroids.offset - penalty).astype(np.float32))
-    ids = np.arange(len(centroids))
-    labels, scores = np.empty(len(vectors), np.int64), np.empty(len(vectors))
-    for part in _parts(len(vectors)):
-        rows = np.ascontiguousarray(vectors[part], np.float32)
-        found = kernels.topk(Queries(rows, np.zeros(len(rows))), searched, 1, ids=ids)
-        labels[part] = found.ids[:, 0]
-        scores[part] = row_norms(rows) ** 2 - 2.0 * found.scores[:, 0]
+    found, squares = near(searched, vectors, 1)
+    labels, squares = found[:, 0], squares[:, 0]
     if penalty is not None:
-        scores -= 2 * penalty[labels]
-    return labels, np.maximum(scores, 0)
+        squares -= 2 * penalty[labels]
+    return labels, np.maximum(squares, 0)
 
 
-def _parts(n: int) -> Iterator[slice]:
+def near(centroids: Codes, vectors: Vectors, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The k nearest of `as_codes` centroids to each of (n, dim) floats, nearest first, (n, k).
+
+    And the squares of their distances, (n, k), which rounding may make a little less than 0.
+    """
+    ids = np.arange(len(centroids))
+    labels, squares = np.empty((len(vectors), k), np.int64), np.empty((len(vectors), k))
+    for part in parts(len(vectors)):
+        rows = np.ascontiguousarray(vectors[part], np.float32)
+        found = kernels.topk(Queries(rows, np.zeros(len(rows))), centroids, k, ids=ids)
+        labels[part] = found.ids
+        squares[part] = (row_norms(rows) ** 2)[:, None] - 2.0 * found.scores
+    return labels, squares
+
+
+def parts(n: int) -> Iterator[slice]:
     return (slice(start, min(start + AT_ONCE, n)) for start in range(0, n, AT_ONCE))

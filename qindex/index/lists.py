@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from qindex import kernels
 from qindex.index import kmeans
 from qindex.index.metric import Metric, normalised
+from qindex.index.runs import InRuns, in_order
 from qindex.io import register
-from qindex.kernels import Runs
 from qindex.quantize import Int8
 from qindex.types import Codes, Queries, Vectors, row_norms
 
@@ -28,13 +28,13 @@ _QUERIES, _ROWS, _NEAR = 256, 16_384, 32  # of the sample, and lists of each, th
 
 @register("Lists")
 @dataclass(frozen=True, eq=False)
-class Lists:
+class Lists(InRuns):
     """Centroids, and for each the runs of rows that are nearer to it than to any other."""
 
     centroids: Codes  # as kmeans.as_codes makes them
     radii: NDArray[np.float32]  # (lists,): root mean square distance of the rows seen at the build
     spread: float  # deviation of a row's score from its list's, in units of |q| * radius / sqrt(dim)
-    starts: NDArray[np.int64]  # (lists + 1,), with firsts and counts as kernels.Runs
+    starts: NDArray[np.int64]
     firsts: NDArray[np.int64]
     counts: NDArray[np.int64]
 
@@ -47,27 +47,16 @@ class Lists:
             raise ValueError(f"radii must be finite float32 ({n},), got {self.radii.dtype} {self.radii.shape}")
         if not isinstance(self.spread, float) or not 0 <= self.spread < math.inf:
             raise ValueError(f"spread must be finite and not negative, got {self.spread!r}")
-        for name, array in (("starts", self.starts), ("firsts", self.firsts), ("counts", self.counts)):
-            if array.dtype != np.int64 or array.ndim != 1 or not array.flags.c_contiguous:
-                raise ValueError(f"{name} must be contiguous int64 (n,), got {array.dtype} {array.shape}")
-        if len(self.starts) != n + 1 or len(self.firsts) != len(self.counts):
-            raise ValueError(f"{n} lists need {n + 1} starts, and runs have a first row and a count each")
-        if self.starts[0] != 0 or self.starts[-1] != len(self.firsts) or (np.diff(self.starts) < 0).any():
-            raise ValueError(f"starts must rise from 0 to the number of runs, {len(self.firsts)}")
-        # Every row lies in one run: sorted, runs follow each other without a gap.
-        order = np.lexsort((self.counts, self.firsts))
-        ends = np.cumsum(self.counts[order])
-        if len(order) and (
-            self.counts.min() < 0 or ends.min() < 0 or (self.firsts[order] != np.append(0, ends[:-1])).any()
-        ):
-            raise ValueError("runs must hold every row once")
+        self.check_runs()
+        if self.n_lists != n:
+            raise ValueError(f"{n} centroids need as many lists, got {self.n_lists}")
 
     @classmethod
     def trained(cls, sample: Vectors, n_lists: int, seed: int) -> Lists:
         """Lists without rows for vectors like (n, dim) floats, n >= n_lists."""
         centroids = kmeans.as_codes(kmeans.train(sample, n_lists, seed))
         labels, squares = kmeans.nearest(centroids, sample)
-        empty = cls(centroids, np.zeros(n_lists, np.float32), 0.0, *_no_runs(n_lists))
+        empty = cls(centroids, np.zeros(n_lists, np.float32), 0.0, *in_order(np.zeros(n_lists, np.int64)))
         radii = _root_means(labels, squares, n_lists)
         return dataclasses.replace(empty, radii=radii, spread=_spread(empty, sample, labels, radii))
 
@@ -81,32 +70,9 @@ class Lists:
         return len(self.centroids)
 
     @property
-    def n_rows(self) -> int:
-        return int(self.counts.sum())
-
-    @property
     def nbytes(self) -> int:
         arrays = self.radii, self.starts, self.firsts, self.counts
         return self.centroids.nbytes + sum(array.nbytes for array in arrays)
-
-    @property
-    def runs(self) -> Runs:
-        return Runs(self.starts, self.firsts, self.counts)
-
-    @cached_property
-    def sizes(self) -> NDArray[np.int64]:
-        """(lists,) rows of each."""
-        ends = np.concatenate([[0], np.cumsum(self.counts)])[self.starts]
-        return np.diff(ends)
-
-    @cached_property
-    def of_rows(self) -> NDArray[np.int32]:
-        """(n,) the list of each row."""
-        result = np.empty(self.n_rows, np.int32)
-        run_lists = np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.starts))
-        order = np.argsort(self.firsts, kind="stable")
-        result[:] = np.repeat(run_lists[order], self.counts[order])
-        return result
 
     @cached_property
     def decoded(self) -> Vectors:
@@ -124,20 +90,11 @@ class Lists:
 
     def holding(self, sizes: NDArray[np.int64]) -> Lists:
         """The same lists with rows that lie list by list, so many of each."""
-        ends = np.cumsum(sizes)
-        return dataclasses.replace(self, starts=np.arange(len(self) + 1), firsts=ends - sizes, counts=sizes)
+        return dataclasses.replace(self, **in_order(sizes)._asdict())
 
     def with_rows(self, sizes: NDArray[np.int64]) -> Lists:
         """With rows behind the others, list by list, so many of each."""
-        added = np.flatnonzero(sizes)
-        firsts = self.n_rows + np.cumsum(sizes) - sizes
-        run_lists = np.concatenate([np.repeat(np.arange(len(self)), np.diff(self.starts)), added])
-        order = np.argsort(run_lists, kind="stable")
-        starts = np.concatenate([[0], np.cumsum(np.bincount(run_lists, minlength=len(self)))])
-        firsts = np.concatenate([self.firsts, firsts[added]])[order]
-        return dataclasses.replace(
-            self, starts=starts, firsts=firsts, counts=np.concatenate([self.counts, sizes[added]])[order]
-        )
+        return dataclasses.replace(self, **self.longer(sizes)._asdict())
 
     def nearness(self, queries: Vectors, metric: Metric) -> NDArray[np.float32]:
         """(m, lists): what orders lists for (m, dim) floats, from rounded queries."""
@@ -180,10 +137,6 @@ class Lists:
         normal = NormalDist()
         table = [normal.inv_cdf(1 - _MISSED / size) if size else 0.0 for size in sizes.tolist()]
         return np.array(table, np.float32)[place]
-
-
-def _no_runs(n_lists: int) -> tuple[NDArray[np.int64], ...]:
-    return np.arange(n_lists + 1), np.zeros(n_lists, np.int64), np.zeros(n_lists, np.int64)
 
 
 def _root_means(labels: NDArray[np.int64], squares: NDArray[np.float64], n_lists: int) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from qindex import kernels
 from qindex.index.lists import FIRST, Lists, in_space
 from qindex.index.rescore import Work
+from qindex.index.spill import Second
 from qindex.index.stored import Stored
 from qindex.types import Matches, Queries, Vectors
 
@@ -25,7 +26,10 @@ _COPY = 16
 class InLists:
     """Searches of so many of the best lists: what they need of a state, looked up once."""
 
-    def __init__(self, stored: Stored, lists: Lists, of_residuals: bool) -> None:
+    def __init__(self, stored: Stored, lists: Lists, of_residuals: bool, second: Second | None) -> None:
+        copies = None
+        if second is not None:
+            copies = second.codes, second.runs, second.rows, second.of_those(stored.there)
         l2 = stored.metric == "l2"
         self._stored, self._held, self._n_lists = stored, len(stored.held), len(lists)
         self._coder, self._fine = stored.coder, None if stored.rescore is None else stored.fine
@@ -34,6 +38,7 @@ class InLists:
         self._listed = kernels.listed(
             stored.codes, lists.products, lists.runs, fine_rows, ids=stored.ids, allow=stored.there,
             shifts=lists.centroids.offset if l2 else None, relative=(2.0 if l2 else 1.0) if of_residuals else 0.0,
+            copies=copies,
         )  # fmt: skip
 
     def find(self, queries: Vectors, k: int, nprobe: int, oversample: int) -> tuple[Matches, NDArray[np.int32]] | None:
@@ -58,21 +63,16 @@ def _scaled(queries: Queries, columns: NDArray[np.float32] | None) -> tuple[Vect
 
 def work_of(stored: Stored, lists: Lists, probes: NDArray[np.int32], wanted: int) -> Work:
     """The work that these matches took, if `wanted` rows are rescored."""
-    scored = rows_probed(lists, probes)
+    scored = lists.probed(probes)
     rescored = np.zeros_like(scored) if stored.rescore is None else np.minimum(scored, wanted)
     return Work(scored, rescored, np.full(len(probes), probes.shape[1]))
-
-
-def rows_probed(lists: Lists, probes: NDArray[np.int32]) -> NDArray[np.int64]:
-    """(m,) rows of the lists (m, p), of which -1 is none."""
-    counts: NDArray[np.int64] = np.where(probes >= 0, lists.sizes[probes], 0).sum(axis=1)
-    return counts
 
 
 def find(
     stored: Stored,
     lists: Lists,
     of_residuals: bool,
+    second: Second | None,
     queries: Vectors,
     k: int,
     allow: NDArray[np.bool_] | None,
@@ -82,7 +82,7 @@ def find(
     """Matches whose ids are row numbers, and the work it took."""
     m = len(queries)
     wanted = k if stored.rescore is None else k * oversample
-    here = Probing(stored, lists, of_residuals, queries, allow)
+    here = Probing(stored, lists, of_residuals, second, queries, allow)
     if m and len(stored):
         here.probe(wanted, nprobe)
         here.fill_up(min(k, here.most))
@@ -97,15 +97,23 @@ class Probing:
     """One search for some queries."""
 
     def __init__(
-        self, stored: Stored, lists: Lists, of_residuals: bool, queries: Vectors, allow: NDArray[np.bool_] | None
+        self,
+        stored: Stored,
+        lists: Lists,
+        of_residuals: bool,
+        second: Second | None,
+        queries: Vectors,
+        allow: NDArray[np.bool_] | None,
     ) -> None:
         self.stored, self.lists, self.of_residuals, self.allow = stored, lists, of_residuals, allow
+        self.second = second
         self.queries = in_space(queries, stored.metric)
         self.prepared = stored.coder.prepare(queries)
         self.most = len(stored) if allow is None else int(np.count_nonzero(allow))  # rows that may be found
         m = len(queries)
         self.scored, self.n_probed = np.zeros(m, np.int64), np.zeros(m, np.int64)
         self._matches: Matches | None = None
+        self._copies: Matches | None = None
 
     @cached_property
     def nearness(self) -> NDArray[np.float32]:
@@ -114,7 +122,7 @@ class Probing:
 
     def found(self, k: int) -> Matches:
         if self._matches is not None:
-            return self._matches
+            return self._matches if self._copies is None else self._with_copies(self._matches, self._copies)
         m = len(self.queries)
         return Matches(np.full((m, k), -1, np.int64), np.full((m, k), -np.inf, np.float32))
 
@@ -153,6 +161,9 @@ class Probing:
             assert self._matches is not None
             missing: NDArray[np.bool_] = (self._matches.ids[:, k - 1] < 0) & (self.n_probed < n_lists)
             short = np.arange(len(missing))[missing]
+            if self._copies is not None:
+                rows = self.found(k).ids[short]
+                short = short[[len(np.unique(some[some >= 0])) < k for some in rows]]
             if not len(short):
                 return
             probed = min(n_lists, 4 * int(self.n_probed[short].max()))
@@ -162,7 +173,9 @@ class Probing:
 
     def _forget(self, some: NDArray[np.int64]) -> None:
         assert self._matches is not None
-        self._matches.ids[some], self._matches.scores[some] = -1, -np.inf
+        for matches in (self._matches, self._copies):
+            if matches is not None:
+                matches.ids[some], matches.scores[some] = -1, -np.inf
         self.n_probed[some] = 0
 
     def _look(self, some: slice | NDArray[np.int64], probes: NDArray[np.int32], k: int) -> None:
@@ -174,8 +187,10 @@ class Probing:
         prepared = self.prepared
         if not isinstance(some, slice):
             prepared = Queries(prepared.values[some], prepared.offset[some])
+        if self.second is not None:
+            self._look_at_copies(self.second, some, probes, prepared, bases, k)
         codes, runs, own, rows = self.stored.codes, self.lists.runs, self.allow, None
-        if own is not None and self.most * _COPY <= len(probes) * rows_probed(self.lists, probes).mean():
+        if own is not None and self.most * _COPY <= len(probes) * self.lists.probed(probes).mean():
             rows = np.flatnonzero(own)
             of_rows = self.lists.of_rows[rows]
             rows = rows[np.argsort(of_rows, kind="stable")]
@@ -184,7 +199,7 @@ class Probing:
         found = kernels.topk_lists(prepared, codes, runs, probes, k, ids=ids, bases=bases, allow=own)
         if rows is not None and len(rows):
             found = Matches(np.where(found.ids >= 0, rows[found.ids], -1), found.scores)
-        self.scored[some] += rows_probed(self.lists, probes)
+        self.scored[some] += self.lists.probed(probes)
         self.n_probed[some] += (probes >= 0).sum(axis=1)
         if self._matches is None:
             self._matches = found
@@ -193,6 +208,38 @@ class Probing:
         scores = np.hstack([self._matches.scores[some], found.scores])
         best = kernels.best(rows_found, scores, k, self.stored.ids)
         self._matches.ids[some], self._matches.scores[some] = best
+
+    def _look_at_copies(
+        self,
+        second: Second,
+        some: slice | NDArray[np.int64],
+        probes: NDArray[np.int32],
+        prepared: Queries,
+        bases: NDArray[np.float32] | None,
+        k: int,
+    ) -> None:
+        """The same with the copies that lie in the lists."""
+        found = kernels.topk_lists(
+            prepared, second.codes, second.runs, probes, k, ids=None, bases=bases, allow=self._allowed_copies
+        )
+        self.scored[some] += second.probed(probes)
+        if self._copies is None:
+            self._copies = found
+            return
+        copies = np.hstack([self._copies.ids[some], found.ids])
+        scores = np.hstack([self._copies.scores[some], found.scores])
+        self._copies.ids[some], self._copies.scores[some] = kernels.best(copies, scores, k, None)
+
+    @cached_property
+    def _allowed_copies(self) -> NDArray[np.bool_] | None:
+        return None if self.second is None else self.second.of_those(self.allow)
+
+    def _with_copies(self, rows: Matches, copies: Matches) -> Matches:
+        """As `reference.search_lists` adds copies; a row may come twice."""
+        assert self.second is not None
+        good = (copies.ids >= 0) & (copies.scores >= rows.scores[:, -1:])
+        more = np.where(good, self.second.rows[copies.ids], -1)
+        return Matches(np.hstack([rows.ids, more]), np.hstack([rows.scores, copies.scores]))
 
 
 def _padded(chosen: NDArray[np.bool_]) -> NDArray[np.int32]:

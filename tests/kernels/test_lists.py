@@ -33,8 +33,10 @@ def assert_found_alike(rows: Rows, rng: np.random.Generator, k: int, n_lists: in
         values, offset = rng.standard_normal((m, rows.dim)).astype(np.float32), rng.standard_normal(m)
         probes = probes_of(m, n_lists, 3, rng)
         for bases in (None, rng.standard_normal(probes.shape).astype(np.float32)):
-            for allow in (None, rng.random(n) < 0.5):
-                arguments = rows, values, offset, runs, probes, bases, ids, allow, k, largest_norm(rows)
+            for allow, own, least in (
+                (None, ids, None), (rng.random(n) < 0.5, ids, None), (None, None, rng.standard_normal(m).astype("f4")),
+            ):  # fmt: skip
+                arguments = rows, values, offset, runs, probes, bases, own, allow, k, largest_norm(rows), least
                 wanted, found = (function(*arguments) for function in (reference.topk_lists, topk_lists))
                 np.testing.assert_array_equal(found[0], wanted[0])
                 assert_same_bits(found[1], wanted[1])

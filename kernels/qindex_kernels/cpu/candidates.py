@@ -141,6 +141,14 @@ def one_hot_margin(search, terms, step, offset):
     return margin + terms * SMALLEST_NORMAL * (1 + 128 * step) * (1 + search.scale * 2.0**14)
 
 
+@kernel
+def expect(search_at, least):
+    """Pass over rows whose exact scores are below these, (m,), where fast scores show it."""
+    search = read_search(search_at)
+    for i in range(search.m):
+        need(search, i, np.float64(least[i]) - peek_f64(search.offsets + 8 * i) - peek_f64(search.margins + 8 * i))
+
+
 @helper
 def offer(inner, rows, queries, search, i, row, fast):
     """A row whose fast score for query i is not below what is needed."""

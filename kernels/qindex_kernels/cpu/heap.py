@@ -9,12 +9,23 @@ from qindex_kernels.cpu.sources import helper, inlined
 
 @inlined
 def is_worse(score, row, other_score, other_row, ids):
-    """Whether (score, row) comes after (other_score, other_row) in the ranking."""
+    """Whether (score, row) comes after (other_score, other_row) in the ranking; without `ids`, rows are their own."""
     if score != other_score:
         return score < other_score
     if row < 0 or other_row < 0:
         return row < other_row
+    if ids == 0:
+        return row > other_row
     return peek_i64(ids + 8 * row) > peek_i64(ids + 8 * other_row)
+
+
+@helper
+def holds(kept, k, row):
+    """Whether a row is in a heap of k."""
+    found = False
+    for at in range(k):
+        found |= peek_i64(kept + 8 * at) == row
+    return found
 
 
 @helper

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qindex_kernels.cpu.addresses import RowAddresses, address, addressed, read_rows
-from qindex_kernels.cpu.candidates import finish, read_search
+from qindex_kernels.cpu.candidates import expect, finish, read_search
 from qindex_kernels.cpu.inner import read_inner
 from qindex_kernels.cpu.product import read_group
 from qindex_kernels.cpu.queries import contiguous, copy_codes, order, read_panels, read_queries, shift_of
@@ -176,10 +176,11 @@ def topk_lists(
     runs: Runs,
     probes: NDArray[np.int32],
     bases: NDArray[np.float32] | None,
-    ids: NDArray[np.int64],
+    ids: NDArray[np.int64] | None,
     allow: NDArray[np.bool_] | None,
     k: int,
     max_norm: float,
+    least: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """As `reference.topk_lists`, to the bit."""
     m, found = len(values), addressed(rows)
@@ -188,7 +189,14 @@ def topk_lists(
         shared = ids, allow, k, max_norm
         answers = [
             topk_lists(
-                rows, values[part], offset[part], runs, probes[part], None if bases is None else bases[part], *shared
+                rows,
+                values[part],
+                offset[part],
+                runs,
+                probes[part],
+                None if bases is None else bases[part],
+                *shared,
+                None if least is None else least[part],
             )
             for part in parts
         ]
@@ -212,6 +220,8 @@ def topk_lists(
         many, room = False, Scan(rows, m, k, False)
     largest_base = 0.0 if bases is None or not bases.size else float(np.abs(bases).max())
     room.begin(values, offset, (address(ids), address(allow)), max_norm, scores, kept, largest_base)
+    if least is not None:
+        expect(room.search.address, contiguous(least))
     if many:
         extra = Room(4 * (n_lists + 2), 4 * probes.size, 16 * room.queries.width, *[4 * 16 * room.panels.n] * 3)
         lists.ends, lists.members, lists.gathered, room.panels.members, room.panels.needed, room.panels.bases = (
@@ -222,6 +232,9 @@ def topk_lists(
         scan_lists(*room.known, room.blocks.address, room.room.pieces[0], room.block, lists.address)
     finish(*room.known)
     spare.append(room)
+    if least is not None:
+        below = scores < least[:, None]
+        kept[below], scores[below] = -1, -np.inf
     return kept, scores
 
 

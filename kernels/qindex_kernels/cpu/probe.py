@@ -4,13 +4,15 @@ What comes out is what `matmul_int8`, `largest`, `topk_lists` and `rescore` give
 lists have several queries each, that is what is called; else all is done query by query, in rooms that rows keep.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from qindex_kernels.cpu.addresses import address, addressed, functions_for, read_rows, row_address
-from qindex_kernels.cpu.candidates import begin_none, begin_one, finish_one, read_search
+from qindex_kernels.cpu.candidates import begin_none, begin_one, finish_one, need, read_search, settle
 from qindex_kernels.cpu.exact import decoded_stride, decoding, exact_score, scratch_bytes
-from qindex_kernels.cpu.heap import is_worse, replace_worst, sort_best_first
+from qindex_kernels.cpu.heap import holds, is_worse, replace_worst, sort_best_first
 from qindex_kernels.cpu.inner import call, read_inner
 from qindex_kernels.cpu.lists import (
     MEMBERS,
@@ -55,7 +57,7 @@ from qindex_kernels.cpu.simd import (
 )
 from qindex_kernels.cpu.sources import helper, kernel
 from qindex_kernels.cpu.topk import Scan, ready
-from qindex_kernels.layout import Listed
+from qindex_kernels.layout import Listed, Runs
 
 BLOCK = 64  # centroids whose sums stay in the L1 cache
 FIRST = 8  # lists that are scanned in the order of their scores: a row must soon be good to be looked at again
@@ -85,7 +87,12 @@ class Probe(Record):
         ("scratch", INTEGER),  # room for exact_score, of centroids and of finer rows
         ("coarse_scores", INTEGER),  # float32 and int64: room for what is rescored
         ("coarse", INTEGER),
+        ("allow", INTEGER),  # bool (n,), or 0
         ("largest_bias", REAL),  # of the rows
+        # Of their copies, if there are any: their rows, lists and blocks, as those of the rows, and room.
+        *((name, INTEGER) for name in ("copies", "copy_lists", "copy_blocks", "copy_scores", "copy_kept")),
+        ("copy_of", INTEGER),  # int32 (n,): the row that each is a copy of
+        ("copy_allow", INTEGER),
         ("fine_values", INTEGER),  # as values, for the finer rows, or 0
         ("fine_offsets", INTEGER),
         ("fine_query", INTEGER),  # room for one in whole registers
@@ -107,6 +114,7 @@ def probe_all(probe_at):
         read_inner(probe.inner), read_rows(probe.rows), read_search(probe.search), read_lists(probe.lists)
     )  # fmt: skip
     fine_inner, fine, room, block = read_inner(probe.fine_inner), read_rows(probe.fine), probe.room, probe.block
+    copies, copy_lists = read_rows(probe.copies), read_lists(probe.copy_lists)
     integers, k, p = search.integers != 0, probe.k, lists.width
     for i in range(probe.m):
         probes, at = probe.probes + 4 * p * i, k * i
@@ -120,6 +128,8 @@ def probe_all(probe_at):
             largest_base = fill_bases(centre_inner, centres, centre_queries.values, probe, probes, p)
         take(queries, rows, probe.values + 4 * query_dim(rows) * i, integers)
         search.bias = probe.largest_bias + largest_base
+        search.ids, search.allow = probe.ids, probe.allow
+        search.scores, search.kept = probe.coarse_scores, probe.coarse
         if probe.fine_values == 0:
             search.scores, search.kept = probe.best_scores + 4 * at, probe.best + 8 * at
         begin_none(search)
@@ -128,8 +138,15 @@ def probe_all(probe_at):
         scan_probes(inner, rows, queries, search, 0, probe.blocks, room, block, by_bits, lists, probes, bases)
         finish_one(inner, rows, queries, search, 0)
         if probe.fine_values != 0:
+            n = search.k
+            if probe.copies != 0:
+                seek_copies(search, probe)
+                blocks = probe.copy_blocks
+                scan_probes(inner, copies, queries, search, 0, blocks, room, block, by_bits, copy_lists, probes, bases)
+                settle(inner, copies, queries, search, 0, 0)
+                n += add_copies(search, probe)
             copy_query(fine, probe.fine_values + 4 * query_dim(fine) * i, probe.fine_query)
-            rank(fine_inner, fine, probe, search.k, peek_f64(probe.fine_offsets + 8 * i), at)
+            rank(fine_inner, fine, probe, n, peek_f64(probe.fine_offsets + 8 * i), at)
         for j in range(at, at + k):
             row = peek_i64(probe.best + 8 * j)
             if row >= 0:
@@ -183,6 +200,28 @@ def fill_bases(inner, rows, query, probe, probes, p):
 
 
 @helper
+def seek_copies(search, probe):
+    """Begin anew with copies: those are wanted that are no worse than the last of the rows found."""
+    least = peek_f32(probe.coarse_scores + 4 * (search.k - 1))
+    search.ids, search.allow = 0, probe.copy_allow
+    search.scores, search.kept = probe.copy_scores, probe.copy_kept
+    begin_none(search)
+    need(search, 0, np.float64(least) - peek_f64(search.offsets) - peek_f64(search.margins))
+
+
+@helper
+def add_copies(search, probe):
+    """Put the rows that the copies found are of behind the other candidates, and say how many."""
+    least, n = peek_f32(probe.coarse_scores + 4 * (search.k - 1)), 0
+    for j in range(search.k):
+        copy = peek_i64(probe.copy_kept + 8 * j)
+        if copy >= 0 and peek_f32(probe.copy_scores + 4 * j) >= least:
+            poke_i64(probe.coarse + 8 * (search.k + n), np.int64(peek_i32(probe.copy_of + 4 * copy)))
+            n += 1
+    return n
+
+
+@helper
 def rank(inner, rows, probe, n, offset, at):
     """The k best of the n coarse candidates."""
     scores, kept, k = probe.best_scores + 4 * at, probe.best + 8 * at, probe.k
@@ -199,7 +238,7 @@ def rank(inner, rows, probe, n, offset, at):
         if row < 0:
             continue
         score = exact_score(inner, probe.fine_query, offset, rows, row, probe.scratch)
-        if is_worse(peek_f32(scores), peek_i64(kept), score, row, probe.ids):
+        if is_worse(peek_f32(scores), peek_i64(kept), score, row, probe.ids) and not holds(kept, k, row):
             replace_worst(scores, kept, k, score, row, probe.ids)
     sort_best_first(scores, kept, k, probe.ids)
 
@@ -217,27 +256,42 @@ class _Room:
         queries = queries_for(centres, 1, centre_functions.step)
         room = Room(
             4 * (centres.n + BLOCK), 4, 4 * p, max(scratch_bytes(centres), scratch_bytes(finer)), 4 * wanted,
-            8 * wanted, decoded_stride(finer.extent),
+            2 * 8 * wanted, decoded_stride(finer.extent), 4 * wanted, 8 * wanted,
         )  # fmt: skip
-        scores, bits, bases, scratch, coarse_scores, coarse, fine_query = room.pieces
-        runs = listed.runs
-        self.lists = Lists(
-            n=centres.n, starts=address(runs.starts), firsts=address(runs.firsts), counts=address(runs.counts)
-        )
+        scores, bits, bases, scratch, coarse_scores, coarse, fine_query, copy_scores, copy_kept = room.pieces
+        self.lists = [_addresses(centres.n, listed.runs)]
         functions, own, own_queries, search = scan.known
         self.probe = Probe(
             centre_inner=centre_functions.address, centres=centres.address, centre_queries=queries.address,
             inner=functions, rows=own, row_queries=own_queries, search=search,
-            fine_inner=fine_functions.address, fine=finer.address, lists=self.lists.address,
+            fine_inner=fine_functions.address, fine=finer.address, lists=self.lists[0].address,
             blocks=scan.blocks.address, room=scan.room.pieces[0], block=scan.block,
             shifts=address(listed.shifts), relative=listed.relative, ids=address(listed.ids),
+            allow=address(listed.allow),
             scores=scores, bits=bits, bases=bases, scratch=scratch, coarse_scores=coarse_scores, coarse=coarse,
             fine_query=fine_query, largest_bias=found.largest_bias,
         )  # fmt: skip
-        scan.search.ids, scan.search.allow, scan.search.norm = self.probe.ids, address(listed.allow), listed.max_norm
-        scan.search.scale = listed.max_norm * scan.scale_of_norm or scan.largest_scale
+        norm, scale = listed.max_norm, scan.largest_scale
+        self.keep: tuple[Any, ...] = centre_functions, fine_functions, queries, room
+        if listed.copies is not None:  # they are met by the same query, with one margin for both
+            copies, probe = listed.copies, self.probe
+            other = Scan(copies.rows, 1, wanted, False)
+            self.lists.append(_addresses(centres.n, copies.runs))
+            probe.copies, probe.copy_lists, probe.copy_blocks = (
+                other.known[1],
+                self.lists[1].address,
+                other.blocks.address,
+            )
+            probe.copy_scores, probe.copy_kept, probe.copy_of = copy_scores, copy_kept, address(copies.of)
+            probe.copy_allow, probe.largest_bias = address(copies.allow), max(found.largest_bias, other.largest_bias)
+            norm, scale = max(norm, copies.max_norm), max(scale, other.largest_scale)
+            self.keep = *self.keep, other
+        scan.search.norm, scan.search.scale = norm, norm * scan.scale_of_norm or scale
         self.address = self.probe.address
-        self.keep = centre_functions, fine_functions, queries, room
+
+
+def _addresses(n: int, runs: Runs) -> Lists:
+    return Lists(n=n, starts=address(runs.starts), firsts=address(runs.firsts), counts=address(runs.counts))
 
 
 def search_lists(
@@ -259,7 +313,7 @@ def search_lists(
         room = None
     if room is None or room.wanted != wanted or room.p < p:
         room = _Room(listed, wanted, max(p, 64))
-    probe, search = room.probe, room.scan.search
+    probe = room.probe
     values, offsets = contiguous(coarse[0]), contiguous(coarse[1])
     queries = values if queries is coarse[0] else contiguous(queries)
     probe.values, probe.offsets = address(values), address(offsets)
@@ -267,10 +321,11 @@ def search_lists(
     if fine is not None:
         fine_values, fine_offsets = contiguous(fine[0]), contiguous(fine[1])
         probe.fine_values, probe.fine_offsets = address(fine_values), address(fine_offsets)
-        search.scores, search.kept = probe.coarse_scores, probe.coarse
     best, scores, probes = np.empty((m, k), np.int64), np.empty((m, k), np.float32), np.empty((m, p), np.int32)
     probe.best, probe.best_scores, probe.probes = address(best), address(scores), address(probes)
-    room.lists.width, probe.m, probe.k = p, m, k
+    probe.m, probe.k = m, k
+    for lists in room.lists:
+        lists.width = p
     probe_all(room.address)
     listed.rooms.append(room)
     return best, scores, probes
@@ -296,6 +351,10 @@ def _in_steps(
         listed.rows, *coarse, listed.runs, probes, bases, ids, listed.allow, wanted, listed.max_norm
     )
     if listed.fine is not None and fine is not None:
+        if listed.copies is not None:
+            rows, norm, runs, of, allow = listed.copies
+            copies, _scores = topk_lists(rows, *coarse, runs, probes, bases, None, allow, wanted, norm, scores[:, -1])
+            found = np.hstack([found, np.where(copies >= 0, of[copies], -1)])
         none, slack = np.zeros(found.shape, np.float32), np.full(len(found), np.inf)
         found, scores, _counts = rescore(listed.fine, *fine, found, none, slack, ids, k)
     return np.where(found >= 0, ids[found], -1), scores, probes

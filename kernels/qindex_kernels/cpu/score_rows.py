@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from qindex_kernels.cpu.addresses import address, addressed, fine_address, functions_for, read_rows, row_address
 from qindex_kernels.cpu.exact import decoded_stride, decoding, exact_score, scratch_bytes
-from qindex_kernels.cpu.heap import is_worse, replace_worst, sort_best_first
+from qindex_kernels.cpu.heap import holds, is_worse, replace_worst, sort_best_first
 from qindex_kernels.cpu.inner import read_inner
 from qindex_kernels.cpu.queries import contiguous, copy_query
 from qindex_kernels.cpu.record import Room
@@ -66,7 +66,7 @@ def score_best(inner_at, rows_at, query, scratch, values, offset, chosen, estima
                 break
             score = exact_score(inner, query, offset[i], rows, row, scratch)
             counts[i] += 1
-            if is_worse(peek_f32(heap), peek_i64(kept), score, row, ids):
+            if is_worse(peek_f32(heap), peek_i64(kept), score, row, ids) and not holds(kept, k, row):
                 replace_worst(heap, kept, k, score, row, ids)
         sort_best_first(heap, kept, k, ids)
 
