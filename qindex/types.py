@@ -443,8 +443,17 @@ class Reranker(Protocol):
     def score(self, query: str, documents: Sequence[str], /) -> NDArray[np.float32]: ...
 
 
-def as_vectors(vectors: ArrayLike, name: str = "vectors", dim: int | None = None, *, nonempty: bool = False) -> Vectors:
+def as_vectors(
+    vectors: ArrayLike,
+    name: str = "vectors",
+    dim: int | None = None,
+    *,
+    nonempty: bool = False,
+    numbers: Sequence[int] | NDArray[np.int64] | None = None,
+) -> Vectors:
     """Check a user's matrix and return it as contiguous float32 (n, dim); float16 and float64 are converted.
+
+    `numbers` (n,) are those of the rows where they are some of a larger matrix, for errors to name.
 
     Raises TypeError for numbers that are not floats, ValueError for another shape, another dim, NaN, infinity, or
     rows so long that float32 scores would overflow.
@@ -465,17 +474,17 @@ def as_vectors(vectors: ArrayLike, name: str = "vectors", dim: int | None = None
             array = array.astype(np.float32)
     result = array if array.flags.c_contiguous else np.ascontiguousarray(array)
     if not np.vdot(result, result) <= _MOST_SQUARES:  # one sum clears nearly every matrix; others are looked at by row
-        _check_rows(result, name)
+        _check_rows(result, name, range(n) if numbers is None else numbers)
     return result
 
 
-def _check_rows(vectors: Vectors, name: str) -> None:
+def _check_rows(vectors: Vectors, name: str, numbers: Sequence[int] | NDArray[np.int64]) -> None:
     norms = row_norms(vectors)
     if not np.all(norms <= MAX_NORM):
         row = int(np.argmin(norms <= MAX_NORM))
         finite = np.isfinite(vectors[row]).all()
         found = f"a norm of {norms[row]:.3g}, above {MAX_NORM:.0e}" if finite else "NaN or infinity"
-        raise ValueError(f"{name} must be finite with norms up to {MAX_NORM:.0e}, but row {row} has {found}")
+        raise ValueError(f"{name} must be finite with norms up to {MAX_NORM:.0e}, but row {numbers[row]} has {found}")
 
 
 def row_norms(vectors: Vectors) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from qindex.index.growable import Growable
 from qindex.index.ids import as_count, distinct_ids, held_ids, new_ids
 from qindex.index.linking import Graph, Space, decoded, entry_rows, insert, shortened, without
 from qindex.index.metric import Metric
+from qindex.index.reading import Reader
 from qindex.index.rescore import Search, Work
 from qindex.index.stored import REMOVED, Growing, Stored, marked
 from qindex.memory import empty
@@ -111,14 +112,20 @@ class GraphIndex(StoredIndex):
         degree: int = DEFAULT_DEGREE,
         ef_construction: int = DEFAULT_EF_CONSTRUCTION,
         seed: int = 0,
+        memory_budget: int | None = None,
         progress: bool | None = None,
     ) -> GraphIndex:
-        """An index of (n, dim) floats.
+        """An index of (n, dim) floats: an array, or what can be sliced as one, such as an `np.memmap`.
 
         `quantizer` and `rescore` are fitted to the vectors unless they are fitted already; where neither is given,
         they are `Int4()` and `Int8()`. A row has up to `degree` neighbours, 4 bytes each, chosen among the
         `ef_construction` rows that a walk finds for it: more take longer to build, and a search finds more. `seed`
         orders the insertions. `progress=None` shows a bar on a terminal.
+
+        Vectors are read in blocks, and again as rows are linked. To make codes takes about `memory_budget` bytes
+        (default 1 GiB) beyond what is stored; quantizers are fitted to a random sample that fits in a third of it, at
+        least 16,384 rows. To link rows takes, whatever the budget, 6 * `degree` + 12 bytes for each, one more for each
+        thread and, where neither quantizer is `Int8()`, dim + 4; and about 40 * dim bytes for each of 4,096 rows.
         """
         degree, ef = as_count(degree, "degree"), as_count(ef_construction, "ef_construction")
         if degree > MAX_DEGREE:
@@ -127,17 +134,17 @@ class GraphIndex(StoredIndex):
             raise ValueError(f"seed must be an integer from 0 on, got {seed!r}")
         if quantizer is None and rescore is None:
             quantizer, rescore = Int4(), Int8()
-        rows = as_vectors(vectors, nonempty=True)
-        if len(rows) > MAX_ROWS:
-            raise ValueError(f"vectors must be at most {MAX_ROWS} rows, got {len(rows)}")
-        stored = Stored.of(rows, quantizer, ids=ids, rescore=rescore, metric=metric)
-        everything = np.arange(len(rows))
-        entries = entry_rows(stored, lambda some: rows[some], everything, seed)
-        others = np.random.default_rng(seed).permutation(np.setdiff1d(everything, entries))
-        lists = empty((len(rows), degree * 3 // 2), np.int32)
-        lists[:] = everything[:, None]
+        read = Reader(vectors, memory_budget, progress)
+        if read.n > MAX_ROWS:
+            raise ValueError(f"vectors must be at most {MAX_ROWS} rows, got {read.n}")
+        stored = Stored.read(read, quantizer, ids=ids, rescore=rescore, metric=metric, seed=seed)
+        entries = entry_rows(stored, read.rows, np.arange(read.n), seed)
+        order = np.random.default_rng(seed).permutation(np.setdiff1d(np.arange(read.n), entries))
+        order = np.concatenate([entries, order])
+        lists = empty((read.n, degree * 3 // 2), np.int32)
+        lists[:] = np.arange(read.n)[:, None]
         space, graph = Space.of(stored), Graph(lists, entries)
-        insert(stored, space, lambda some: rows[some], np.concatenate([entries, others]), graph, degree, ef, progress)
+        insert(stored, space, read.rows, order, graph, degree, ef, progress)
         return cls(GraphState(stored, shortened(space, lists, degree), entries, ef))
 
     @property

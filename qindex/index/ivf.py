@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
 from qindex import io
 from qindex.index.allow import Allow
@@ -20,6 +18,7 @@ from qindex.index.ids import as_count, as_ids, distinct_ids, held_ids, new_ids
 from qindex.index.lists import Lists, in_space
 from qindex.index.metric import Metric, check_metric, unbiased
 from qindex.index.probe import DEFAULT_OVERSAMPLE, InLists, find, work_of
+from qindex.index.reading import Filled, Reader
 from qindex.index.rescore import FineCoder, Work
 from qindex.index.spill import GrowingSecond, Second, lists_of
 from qindex.index.stored import REMOVED, Growing, Stored, marked
@@ -28,8 +27,6 @@ from qindex.types import Codes, Matches, Quantizer, Vectors, as_vectors, row_nor
 
 _SAMPLE = 64  # rows for each list, to train on
 _SMALLEST_SAMPLE = 16_384
-_BUDGET = 1 << 30
-_BLOCK = 8192  # rows that are coded at a time
 
 # What gains most from coding residuals: their errors are in proportion to the length of what is coded.
 _OF_RESIDUALS = (RaBitQ, LloydMax, Int4)
@@ -136,10 +133,8 @@ class IVFIndex(StoredIndex):
         Vectors are read in blocks, twice. Beyond what is stored, about `memory_budget` bytes are taken (default 1 GiB);
         centroids and quantizers are learnt from a random sample that fits in a third of it, at least 16,384 rows.
         """
-        source = vectors if hasattr(vectors, "shape") and hasattr(vectors, "__getitem__") else as_vectors(vectors)
-        if len(source.shape) != 2 or 0 in source.shape:
-            raise ValueError(f"vectors must be (n, dim) with at least one row, got {source.shape}")
-        n, dim = source.shape
+        read = Reader(vectors, memory_budget, progress, unit=metric == "cosine")
+        n = read.n
         quantizer = Int8() if quantizer is None else quantizer
         for name, given in (("quantizer", quantizer), ("rescore", rescore)):
             if given is not None and (isinstance(given, type) or not isinstance(given, Quantizer)):
@@ -159,11 +154,9 @@ class IVFIndex(StoredIndex):
             raise ValueError("residual=True needs a quantizer that is not fitted yet: it is fitted to residuals")
         if residual is None:
             residual = isinstance(quantizer, _OF_RESIDUALS) and not quantizer.fitted
-        budget = _BUDGET if memory_budget is None else as_count(memory_budget, "memory_budget")
         new = as_ids(ids, n, next_id=0)
-        read = _Reader(source, metric, max(256, min(_BLOCK, budget // (32 * dim))), progress)
 
-        sample = read.sample(max(_SAMPLE * n_lists, _SMALLEST_SAMPLE), budget // (12 * dim), seed)
+        sample = read.sample(max(_SAMPLE * n_lists, _SMALLEST_SAMPLE), seed)
         lists = Lists.trained(sample, n_lists, seed)
         if not quantizer.fitted:
             quantizer = quantizer.fit(sample - lists.decoded[lists.nearest(sample)[0]] if residual else sample)
@@ -177,7 +170,7 @@ class IVFIndex(StoredIndex):
         place = np.empty(n, np.int64)
         place[order] = np.arange(n)
         coder = _Coding(quantizer, rescore, metric, lists if residual else None)
-        codes, fine_codes, copies, of_copies = _Filled(n), _Filled(n), _Filled(n), np.empty(0, np.int64)
+        codes, fine_codes, copies, of_copies = Filled(n), Filled(n), Filled(n), np.empty(0, np.int64)
         if spill:  # copies lie list by list, in the order of their rows
             of_copies = np.lexsort((np.arange(n), others[0][order]))
             place_of_copy = np.empty(n, np.int64)
@@ -362,50 +355,6 @@ class _Coding:
     def fine(self, rows: Vectors) -> Codes:
         assert self.rescore is not None
         return FineCoder(self.quantizer, self.rescore, self.metric).encode(rows)
-
-
-class _Reader:
-    """Vectors that are read in blocks, and checked as they are."""
-
-    def __init__(self, source: Any, metric: Metric, block: int, progress: bool | None) -> None:
-        self._source, self._metric, self._block, self._progress = source, metric, block, progress
-
-    def sample(self, wanted: int, most: int, seed: int) -> Vectors:
-        """Random rows, in order: as many as wanted, but no more than `most` or, if that is less, _SMALLEST_SAMPLE."""
-        n = self._source.shape[0]
-        size = min(n, wanted, max(most, _SMALLEST_SAMPLE))
-        chosen = np.sort(np.random.default_rng(seed).permutation(n)[:size])
-        return in_space(as_vectors(self._source[chosen]), self._metric)
-
-    def blocks(self, what: str) -> Iterator[tuple[slice, Vectors]]:
-        n = self._source.shape[0]
-        hidden = None if self._progress is None else not self._progress
-        with tqdm(total=n, desc=what, unit="row", disable=hidden) as bar:
-            for start in range(0, n, self._block):
-                part = slice(start, min(start + self._block, n))
-                yield part, in_space(as_vectors(self._source[part]), self._metric)
-                bar.update(part.stop - part.start)
-
-
-class _Filled:
-    """Codes of n rows that come block by block, in any order."""
-
-    def __init__(self, n: int) -> None:
-        self._n, self._max_norm = n, 0.0
-        self._codes: Codes | None = None
-        self._arrays: list[NDArray[Any]] = []
-
-    def put(self, places: NDArray[np.int64], codes: Codes) -> None:
-        if self._codes is None:
-            self._codes = codes
-            self._arrays = [np.empty((self._n, *array.shape[1:]), array.dtype) for array in codes.rowwise]
-        for array, rows in zip(self._arrays, codes.rowwise, strict=True):
-            array[places] = rows
-        self._max_norm = max(self._max_norm, codes.max_norm)
-
-    def all(self) -> Codes:
-        assert self._codes is not None
-        return self._codes.with_rowwise(self._arrays, self._max_norm)
 
 
 io.register("IVFIndex", opener=IVFIndex)(IVFState)

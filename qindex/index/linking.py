@@ -17,6 +17,7 @@ from tqdm import tqdm
 from qindex import kernels
 from qindex.index.growable import Growable, GrowableCodes
 from qindex.index.metric import Coder, normalised
+from qindex.index.reading import Filled
 from qindex.index.stored import Stored
 from qindex.memory import empty, taken
 from qindex.quantize import Float32, Int8
@@ -60,13 +61,13 @@ class Space:
     @classmethod
     def of(cls, stored: Stored) -> Space:
         shared = _int8_codes(stored)
-        return cls(Int8().quantize(decoded(stored)(np.arange(len(stored)))) if shared is None else shared)
+        return cls(_copies(stored, 0) if shared is None else shared)
 
     def grow(self, stored: Stored) -> None:
         """Take in the rows at the end of `stored`."""
-        shared, new = _int8_codes(stored), np.arange(len(self.norms), len(stored))
+        shared = _int8_codes(stored)
         if shared is None:
-            added = Int8().quantize(decoded(stored)(new))
+            added = _copies(stored, len(self.norms))
             self.codes = self._codes.append(added)
         else:
             self.codes, added = shared, shared[len(self.norms) :]
@@ -78,6 +79,16 @@ def _int8_codes(stored: Stored) -> Codes | None:
         if isinstance(quantizer, Int8) and quantizer.scale == "vector":
             return codes
     return None
+
+
+def _copies(stored: Stored, first: int) -> Codes:
+    """Int8 codes of the rows from `first` on."""
+    n, vectors = len(stored), decoded(stored)
+    copies = Filled(n - first)
+    for start in range(first, max(n, first + 1), _AT_ONCE):  # once for no rows, too
+        rows = np.arange(start, min(start + _AT_ONCE, n))
+        copies.put(rows - first, Int8().quantize(vectors(rows)))
+    return copies.all()
 
 
 def _norms(codes: Codes) -> NDArray[np.float32]:

@@ -15,6 +15,8 @@ from qindex.types import Codes, Quantizer, Queries, Vectors, row_norms
 
 Metric = Literal["ip", "cosine", "l2"]
 
+_AT_ONCE = 4096  # rows: float64 of more would take room
+
 
 @dataclass(frozen=True)
 class Coder:
@@ -40,8 +42,8 @@ class Coder:
         if self.metric != "l2":
             return codes
         offset = np.empty(len(codes), np.float32)
-        for start in range(0, len(codes), 4096):
-            block = slice(start, start + 4096)
+        for start in range(0, len(codes), _AT_ONCE):
+            block = slice(start, start + _AT_ONCE)
             offset[block] = -(row_norms(self.quantizer.dequantize(codes[block])) ** 2)
         return dataclasses.replace(codes, offset=offset)
 
@@ -94,5 +96,9 @@ def decoded_dim(quantizer: Quantizer, codes: Codes) -> int:
 
 def normalised(vectors: Vectors) -> Vectors:
     """Rows of length 1; a row of zeros stays as it is."""
-    norms = row_norms(vectors)
-    return (vectors / np.where(norms > 0, norms, 1)[:, None]).astype(np.float32)
+    units = np.empty_like(vectors, np.float32)
+    for start in range(0, len(vectors), _AT_ONCE):
+        part = vectors[start : start + _AT_ONCE]
+        norms = row_norms(part)
+        units[start : start + _AT_ONCE] = part / np.where(norms > 0, norms, 1)[:, None]  # in float64
+    return units

@@ -13,6 +13,7 @@ from qindex.index.allow import Allow, allow_masks
 from qindex.index.growable import Growable, GrowableCodes
 from qindex.index.ids import as_ids
 from qindex.index.metric import Coder, Metric, check_metric, decoded_dim, normalised
+from qindex.index.reading import Filled, Reader
 from qindex.index.rescore import FineCoder
 from qindex.memory import taken
 from qindex.quantize import Int8
@@ -73,19 +74,38 @@ class Stored:
     ) -> Stored:
         """The rows of (n, dim) floats. Quantizers are fitted to them unless they are fitted already."""
         rows = as_vectors(vectors, nonempty=True)
-        quantizer = Int8() if quantizer is None else quantizer
-        for name, given in (("quantizer", quantizer), ("rescore", rescore)):
-            if given is not None and (isinstance(given, type) or not isinstance(given, Quantizer)):
-                raise TypeError(f"{name} must be a quantizer such as qindex.Int8(), got {given!r}")
-            check_metric(given, metric)
+        quantizer = _checked(quantizer, rescore, metric)
         new_ids = as_ids(ids, len(rows), next_id=0)
-        learnt = normalised(rows) if metric == "cosine" else rows
-        fitted = quantizer if quantizer.fitted else quantizer.fit(learnt)
-        if rescore is not None and not rescore.fitted:
-            rescore = rescore.fit(learnt)
+        fitted, rescore = _fitted(quantizer, rescore, metric, rows)
         fine_codes = None if rescore is None else FineCoder(fitted, rescore, metric).encode(rows)
         codes, next_id = Coder(fitted, metric).encode(rows), int(new_ids.max()) + 1
         return cls(fitted, codes, new_ids, next_id, metric, rescore, fine_codes)
+
+    @classmethod
+    def read(
+        cls,
+        source: Reader,
+        quantizer: Quantizer | None,
+        *,
+        ids: ArrayLike | None,
+        rescore: Quantizer | None,
+        metric: Metric,
+        seed: int,
+    ) -> Stored:
+        """The same of vectors that are read in blocks: quantizers are fitted to a random sample."""
+        fitted = _checked(quantizer, rescore, metric)
+        new_ids = as_ids(ids, source.n, next_id=0)
+        if not fitted.fitted or (rescore is not None and not rescore.fitted):
+            fitted, rescore = _fitted(fitted, rescore, metric, source.sample(source.n, seed))
+        coder, codes, fine_codes = Coder(fitted, metric), Filled(source.n), Filled(source.n)
+        for part, rows in source.blocks("codes"):
+            codes.put(part, coder.encode(rows))
+            if rescore is not None:
+                fine_codes.put(part, FineCoder(fitted, rescore, metric).encode(rows))
+        next_id = int(new_ids.max()) + 1
+        return cls(
+            fitted, codes.all(), new_ids, next_id, metric, rescore, None if rescore is None else fine_codes.all()
+        )
 
     def __len__(self) -> int:
         """Rows, those that were removed among them."""
@@ -159,6 +179,24 @@ class Stored:
 
         fine = None if self.rescore_codes is None else some(self.rescore_codes)
         return dataclasses.replace(self, codes=some(self.codes), rescore_codes=fine, ids=self.ids[chosen])
+
+
+def _checked(quantizer: Quantizer | None, rescore: Quantizer | None, metric: Metric) -> Quantizer:
+    """The quantizer to take."""
+    quantizer = Int8() if quantizer is None else quantizer
+    for name, given in (("quantizer", quantizer), ("rescore", rescore)):
+        if given is not None and (isinstance(given, type) or not isinstance(given, Quantizer)):
+            raise TypeError(f"{name} must be a quantizer such as qindex.Int8(), got {given!r}")
+        check_metric(given, metric)
+    return quantizer
+
+
+def _fitted(
+    quantizer: Quantizer, rescore: Quantizer | None, metric: Metric, vectors: Vectors
+) -> tuple[Quantizer, Quantizer | None]:
+    learnt = normalised(vectors) if metric == "cosine" else vectors
+    quantizer = quantizer if quantizer.fitted else quantizer.fit(learnt)
+    return quantizer, rescore if rescore is None or rescore.fitted else rescore.fit(learnt)
 
 
 class Growing:
