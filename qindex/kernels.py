@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "DeviceCodes", "Listed", "Only", "Rotor", "Runs", "Steps", "Through", "Walks", "agree", "agree_on_rotation", "best",
-    "largest", "link", "listed", "machine", "matmul", "path", "rescore", "rotate", "score_rows", "scores",
-    "search_lists", "set_threads", "to_device", "topk", "topk_lists", "warmup",
+    "DeviceCodes", "Listed", "Only", "Rotor", "Runs", "Steps", "Through", "Walks", "agree", "agree_on_rotation",
+    "best", "has_integers", "largest", "link", "listed", "machine", "matmul", "path", "rescore", "rotate",
+    "score_rows", "scores", "search_lists", "set_threads", "to_device", "topk", "topk_lists", "topk_us", "warmup",
 ]  # fmt: skip
 
 # Bytes of codes below which a second thread costs more than it saves (about 0.2 ms of scanning).
@@ -40,7 +40,7 @@ _SPLIT_BYTES = 2 << 20
 
 # Of few rows allowed, copies are scanned, or each is scored where it lies. About what that takes, in microseconds at
 # 384 dimensions: to copy, each row copied, each row scanned, once and for each query, each row that is scored in place.
-_COPIES_US, _COPY_US, _READ_US, _SCAN_US, _LOOK_US = 700.0, 0.1, 0.02, 0.005, 0.1
+_COPIES_US, _COPY_US, _READ_US, _SCAN_US, _LOOK_US = 700.0, 0.1, 0.03, 0.004, 0.19
 
 # A walk in NumPy takes as long as to score so much there: about 0.2 s.
 _WALK_BYTES = 6 << 20
@@ -119,22 +119,28 @@ def topk(
         return device.topk(queries, codes, k, ids, allow)
     ids = np.ascontiguousarray(ids)
     if allow is not None:
-        m, n_rows = len(queries), int(np.count_nonzero(allow))
-        scan_us = _READ_US + m * _SCAN_US
-        copied_us, all_us = _COPIES_US + n_rows * (_COPY_US + scan_us), len(codes) * scan_us
-        looked_us = m * n_rows * _LOOK_US
-        rows = np.flatnonzero(allow) if min(looked_us, copied_us) < all_us else np.empty(0, np.int64)
-        if looked_us < min(copied_us, all_us):
-            return rescore(queries, codes, np.broadcast_to(rows, (m, len(rows))), k, ids=ids)[0]
-        if copied_us < all_us:
+        all_us, copies_us, in_place_us = _ways_us(int(np.count_nonzero(allow)), len(codes), len(queries))
+        if min(copies_us, in_place_us) < all_us:
+            rows = np.flatnonzero(allow)
+            if in_place_us < copies_us:
+                return rescore(queries, codes, np.broadcast_to(rows, (len(queries), len(rows))), k, ids=ids)[0]
             found = topk(queries, codes[rows], k, ids=ids[rows])
-            if len(rows):
-                found = Matches(np.where(found.ids >= 0, rows[found.ids], -1), found.scores)
-            return found
+            return Matches(np.where(found.ids >= 0, rows[found.ids], -1), found.scores)
         allow = np.ascontiguousarray(allow)
     kept = min(k, len(codes))
     found = _topk(queries, codes, kept, ids, allow) if kept and len(queries) else _no_matches(len(queries), kept)
     return _padded(found, k)
+
+
+def topk_us(n_allowed: int, n: int, m: int) -> float:
+    """About what `topk` takes for each of m queries where so many of n rows of 384 dimensions are allowed."""
+    return min(_ways_us(n_allowed, n, m)) / max(m, 1)
+
+
+def _ways_us(n_allowed: int, n: int, m: int) -> tuple[float, float, float]:
+    """Microseconds: a scan of all rows, one of copies of those allowed, and a look at each where it lies."""
+    scan_us = _READ_US + m * _SCAN_US
+    return n * scan_us, _COPIES_US + n_allowed * (_COPY_US + scan_us), m * n_allowed * _LOOK_US
 
 
 def _padded(found: Matches, k: int) -> Matches:
@@ -329,6 +335,8 @@ def rescore(
 class Walks:
     """Walks over a graph of coded rows: the neighbours of each, int32 (n, degree), from some rows on, int32 (entries,).
 
+    Without a graph, rows are found among `Only` some.
+
     What is no row stands for any. `fine` codes of the same rows, if there are some, rank what a walk finds.
     """
 
@@ -336,9 +344,10 @@ class Walks:
         self,
         codes: Codes,
         fine: Codes | None,
-        graph: tuple[NDArray[np.int32], NDArray[np.int32]],
+        graph: tuple[NDArray[np.int32], NDArray[np.int32]] | None,
         ids: NDArray[np.int64],
     ) -> None:
+        graph = graph or (np.empty((len(codes), 0), np.int32), np.empty(0, np.int32))
         self._codes, self._ids = codes, ids
         self._over = _rows(codes), _rows(codes if fine is None else fine), *graph, ids
         self._columns = codes.column_scale

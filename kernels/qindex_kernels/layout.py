@@ -126,4 +126,11 @@ class Listed:
     ids: NDArray[np.int64]  # (n,)
     allow: NDArray[np.bool_] | None  # (n,)
     copies: Copies | None = None  # with `fine` alone: coarse scores of a row and of its copy differ
-    rooms: list[Any] = field(default_factory=list)  # of kernels
+    rooms: list[Any] = field(default_factory=list)  # of kernels; they suit the same lists under another filter
+
+    def among(self, allow: NDArray[np.bool_], copies: NDArray[np.bool_] | None, lists: NDArray[np.bool_]) -> "Listed":
+        """The same where these rows (n,), and copies, are allowed, which lie in these lists."""
+        own = np.float32(0) if self.shifts is None else self.shifts
+        shifts = np.where(lists, own, np.float32(-np.inf)).astype(np.float32)
+        others = None if self.copies is None else self.copies._replace(allow=copies)
+        return replace(self, allow=allow, shifts=shifts, copies=others)

@@ -19,7 +19,7 @@ from qindex.index.rescore import Work
 from qindex.index.stored import Stored
 from qindex.types import Matches, Quantizer, Vectors, as_vectors
 
-# Queries (m, dim) and which rows may be returned -> matches whose ids are row numbers, and the work it took.
+# Queries (m, dim) and which rows may be returned -> matches, and the work it took.
 Find = Callable[[Vectors, NDArray[np.bool_] | None], tuple[Matches, Work]]
 
 
@@ -123,7 +123,7 @@ class StoredIndex:
 
 
 def find_filtered(stored: Stored, queries: Vectors, allow: Allow | None, find: Find) -> tuple[Matches, Work]:
-    """What `find` finds with the filter, or the filter of each query, that a user gave: matches with ids."""
+    """What `find` finds with the filter, or the filter of each query, that a user gave."""
     masks = stored.masks(allow, len(queries))
     if len(masks) == 1:
         found, work = find(queries, masks[0])
@@ -131,8 +131,6 @@ def find_filtered(stored: Stored, queries: Vectors, allow: Allow | None, find: F
         each = [find(queries[i : i + 1], mask) for i, mask in enumerate(masks)]
         found = Matches(*(np.concatenate(arrays) for arrays in zip(*(one for one, _work in each), strict=True)))
         work = Work(*map(_joined, zip(*(work for _one, work in each), strict=True)))
-    if len(stored):
-        found = Matches(np.where(found.ids >= 0, stored.ids[found.ids], -1), found.scores)
     return found, work
 
 

@@ -196,17 +196,18 @@ def _search(
     oversample: int,
     guarantee: float | None,
 ) -> tuple[Matches, Work]:
-    """Matches whose ids are row numbers."""
+    """The matches, and the work they took."""
     n = np.full(len(queries), len(state.ids))
     if state.rescore is None or not len(state.ids):
         prepared = state.coder.prepare(queries)
-        return kernels.topk(prepared, state.codes, k, ids=state.ids, allow=allow), Work(n, np.zeros_like(n))
+        found = kernels.topk(prepared, state.codes, k, ids=state.ids, allow=allow)
+        return state.named(found), Work(n, np.zeros_like(n))
     stages = Search(state.codes, state.fine, state.fine_rows, state.ids, allow)
     if guarantee is None:
         found, rescored = stages.best(queries, k, oversample)
-        return found, Work(n, rescored)
+        return state.named(found), Work(n, rescored)
     found, scored, rescored = stages.guaranteed(queries, k, oversample, guarantee)
-    return found, Work(scored, rescored)
+    return state.named(found), Work(scored, rescored)
 
 
 def _opened(state: Stored) -> FlatIndex:

@@ -29,14 +29,14 @@ DEFAULT_DEGREE, DEFAULT_EF_CONSTRUCTION, DEFAULT_EF = 32, 100, 64
 MAX_DEGREE, MAX_ROWS = 512, (1 << 31) - 2
 
 # Under a filter a walk goes on until it knows k rows allowed and this share of those that the beam has beside k.
-_SPARE = 0.3
+_SPARE = 0.35
 
 # Of a scan, so many times k rows are ranked by finer codes.
 _SCANNED_OVERSAMPLE = 4
 
 # About what a filtered search takes in microseconds, at 384 dimensions: to expand a row of a walk; to look at a row
-# where it lies; or, once in a call, to copy rows and each of them, and then to scan a copy and to rank what is found.
-_WALK_US, _LOOK_US, _COPIES_US, _COPY_US, _SCAN_US, _RANK_US = 1.3, 0.03, 900.0, 0.15, 0.004, 20.0
+# where it lies; to rank by finer codes what a scan has found.
+_WALK_US, _LOOK_US, _RANK_US = 1.3, 0.03, 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -339,7 +339,7 @@ def _find(
         return Matches(np.full((m, k), -1, np.int64), np.full((m, k), -np.inf, np.float32)), np.zeros((3, m), np.int64)
     if mask is not None:
         enough = min(k + math.ceil(_SPARE * (ef - k)), allowed)
-        scan_us = min(_LOOK_US * allowed, _copies_us(allowed, m))
+        scan_us = min(_LOOK_US * allowed, kernels.topk_us(allowed, n, m) + _RANK_US)
         if scan_us < _WALK_US * max(ef, enough * n // allowed):
             return _scan(state, queries, k, oversample, mask)
         # A walk that has come so far without enough has taken as long as a scan.
@@ -354,11 +354,6 @@ def _find(
     return found, work
 
 
-def _copies_us(n_rows: int, m: int) -> float:
-    """What a scan of copies costs for each of m queries."""
-    return (_COPIES_US + _COPY_US * n_rows) / m + _SCAN_US * n_rows + _RANK_US
-
-
 def _scan(
     state: GraphState,
     queries: Vectors,
@@ -369,7 +364,7 @@ def _scan(
     """The best of all rows allowed, which are looked at where they lie, or copied and scanned."""
     stored, m, allowed = state.stored, len(queries), int(np.count_nonzero(mask))
     oversample = _SCANNED_OVERSAMPLE if oversample is None else oversample
-    if _LOOK_US * allowed < _copies_us(allowed, m):
+    if _LOOK_US * allowed < kernels.topk_us(allowed, len(stored), m) + _RANK_US:
         ranked = min(oversample * k, allowed)
         asked = stored.asked(queries)
         found, work, _short = state.walks.best(*asked, k, ef=ranked, ranked=ranked, among=kernels.Only(mask))
@@ -378,10 +373,13 @@ def _scan(
     work[1] = allowed
     if stored.rescore is None:
         found = kernels.topk(stored.coder.prepare(queries), stored.codes, k, ids=stored.ids, allow=mask)
+    elif kernels.has_integers(stored.fine_rows.format.name):  # as fast to scan as coarse codes
+        prepared = stored.fine.prepare(queries, stored.coder.prepare(queries))
+        found = kernels.topk(prepared, stored.fine_rows, k, ids=stored.ids, allow=mask)
     else:
         stages = Search(stored.codes, stored.fine, stored.fine_rows, stored.ids, mask)
         found, work[2] = stages.best(queries, k, oversample)
-    return Matches(np.where(found.ids >= 0, stored.ids[found.ids], -1), found.scores), work
+    return stored.named(found), work
 
 
 io.register("GraphIndex", opener=GraphIndex)(GraphState)

@@ -251,16 +251,17 @@ class IVFIndex(StoredIndex):
         if oversample is not None and state.stored.rescore is None:
             raise ValueError("oversample needs an index built with rescore=...; this one has a single quantizer")
         oversample = as_count(DEFAULT_OVERSAMPLE if oversample is None else oversample, "oversample")
-        stored, lists, of_residuals, second = state.stored, state.lists, state.residual, state.second
-        counts = explain and second is not None  # of copies that are rescored, which one call for all does not tell
+        stored, lists = state.stored, state.lists
+        counts = (
+            explain and state.second is not None
+        )  # of copies that are rescored, which one call for all does not tell
         if allow is None and nprobe is not None and len(values) and len(stored.held) and not counts:
             near = state.in_lists.find(values, k, nprobe, oversample)
             if near is not None:
                 return (near[0], work_of(stored, lists, near[1], k * oversample)) if explain else near[0]
         found, work = find_filtered(
-            stored, values, allow,
-            lambda some, mask: find(stored, lists, of_residuals, second, some, k, mask, nprobe, oversample),
-        )  # fmt: skip
+            stored, values, allow, lambda some, mask: find(state.in_lists, some, k, mask, nprobe, oversample)
+        )
         return (found, work) if explain else found
 
     # --- changing ---------------------------------------------------------------------------------------------------

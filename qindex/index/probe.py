@@ -16,8 +16,13 @@ from qindex.types import Matches, Queries, Vectors
 
 DEFAULT_OVERSAMPLE = 4
 
-# Up to this share of rows, copies of those that are allowed are scanned faster than all lists (kernels.topk).
+# Up to this share of rows, all that are allowed are scored if lists hold as many: they are spread over more lists.
 _FEW = 0.1
+
+# About what a filtered search takes in microseconds, at 384 dimensions: a row of a list that is scanned, a row that is
+# looked at where it lies, a row ranked by finer codes. Of those looked at, so many times k are ranked.
+_PROBE_US, _LOOK_US, _RANK_US = 0.012, 0.05, 0.1
+_RANKED = 4
 
 # Copying an allowed row, to scan the copies alone, takes as long as scanning so many rows for a query of a batch.
 _COPY = 16
@@ -31,7 +36,7 @@ class InLists:
         if second is not None:
             copies = second.codes, second.runs, second.rows, second.of_those(stored.there)
         l2 = stored.metric == "l2"
-        self._stored, self._held, self._n_lists = stored, len(stored.held), len(lists)
+        self.stored, self.lists, self.of_residuals, self.second = stored, lists, of_residuals, second
         self._coder, self._fine = stored.coder, None if stored.rescore is None else stored.fine
         fine_rows = None if stored.rescore is None else stored.fine_rows
         self._scales = tuple(None if codes is None else codes.column_scale for codes in (stored.codes, fine_rows))
@@ -41,19 +46,55 @@ class InLists:
             copies=copies,
         )  # fmt: skip
 
-    def find(self, queries: Vectors, k: int, nprobe: int, oversample: int) -> tuple[Matches, NDArray[np.int32]] | None:
-        """Matches with ids, and the lists; None if there are too few."""
+    def find(
+        self, queries: Vectors, k: int, nprobe: int, oversample: int, allow: NDArray[np.bool_] | None = None
+    ) -> tuple[Matches, NDArray[np.int32]] | None:
+        """Matches, and the lists, which have rows that are allowed; None if there are too few."""
         coarse, fine, wanted = self._coder.prepare(queries), None, k
         if self._fine is not None:
             fine, wanted = _scaled(self._fine.prepare(queries, coarse), self._scales[1]), k * oversample
-        placed = in_space(queries, self._stored.metric)
+        placed = in_space(queries, self.stored.metric)
         found, probes = kernels.search_lists(
-            self._listed, placed, _scaled(coarse, self._scales[0]), fine, k, nprobe=nprobe, wanted=wanted
-        )
-        last = min(k, self._held) - 1
-        if nprobe < self._n_lists and (found.ids[:, last].min() if len(queries) > 1 else found.ids[0, last]) < 0:
-            return None
-        return found, probes
+            self._listed if allow is None else self._among(allow), placed, _scaled(coarse, self._scales[0]), fine, k,
+            nprobe=nprobe, wanted=wanted,
+        )  # fmt: skip
+        last = min(k, len(self.stored.held) if allow is None else int(np.count_nonzero(allow))) - 1
+        few = found.ids[0, last] if len(queries) == 1 else found.ids[:, last].min()
+        return None if few < 0 and nprobe < len(self.lists) else (found, probes)
+
+    def scan(self, queries: Vectors, k: int, allow: NDArray[np.bool_]) -> Matches:
+        """Of all that are allowed the best by the finest codes, which do not code residuals."""
+        prepared, n_allowed = self._coder.prepare(queries), int(np.count_nonzero(allow))
+        if self._fine is not None:
+            prepared = self._fine.prepare(queries, prepared)
+        if _LOOK_US * n_allowed < kernels.topk_us(n_allowed, len(allow), len(queries)):
+            ranked = min(_RANKED * k, n_allowed)
+            values, offset, only = prepared.values, prepared.offset, kernels.Only(allow)
+            return self._finest.best(values, values, offset, k, ef=ranked, ranked=ranked, among=only)[0]
+        stored = self.stored
+        codes = stored.codes if self._fine is None else stored.fine_rows
+        return stored.named(kernels.topk(prepared, codes, k, ids=stored.ids, allow=allow))
+
+    def scan_us(self, n_allowed: int, m: int) -> float:
+        """What a scan takes for each of m queries."""
+        return min(_LOOK_US * n_allowed, kernels.topk_us(n_allowed, len(self.stored), m))
+
+    def probe_us(self, nprobe: int, wanted: int) -> float:
+        """What a search of lists takes for a query."""
+        return _PROBE_US * len(self.stored) * nprobe / len(self.lists) + (_RANK_US * wanted if self._fine else 0)
+
+    @cached_property
+    def _finest(self) -> kernels.Walks:
+        codes = self.stored.codes if self._fine is None else self.stored.fine_rows
+        return kernels.Walks(codes, None, None, self.stored.ids)
+
+    def _among(self, allow: NDArray[np.bool_]) -> kernels.Listed:
+        lists, copies = self.lists.may_hold(allow), None
+        if self.second is not None:
+            copies = self.second.of_those(allow)
+            assert copies is not None
+            lists = lists | self.second.may_hold(copies)
+        return self._listed.among(allow, copies, lists)
 
 
 def _scaled(queries: Queries, columns: NDArray[np.float32] | None) -> tuple[Vectors, NDArray[np.float64]]:
@@ -69,44 +110,42 @@ def work_of(stored: Stored, lists: Lists, probes: NDArray[np.int32], wanted: int
 
 
 def find(
-    stored: Stored,
-    lists: Lists,
-    of_residuals: bool,
-    second: Second | None,
+    here: InLists,
     queries: Vectors,
     k: int,
     allow: NDArray[np.bool_] | None,
     nprobe: int | None,
     oversample: int,
 ) -> tuple[Matches, Work]:
-    """Matches whose ids are row numbers, and the work it took."""
-    m = len(queries)
+    """The matches, and the work they took."""
+    stored, lists, m = here.stored, here.lists, len(queries)
     wanted = k if stored.rescore is None else k * oversample
-    here = Probing(stored, lists, of_residuals, second, queries, allow)
+    if allow is not None and allow.any() and m:
+        n_allowed = int(np.count_nonzero(allow))
+        finest, probes = stored.rescore is not None or not here.of_residuals, nprobe or 2 * FIRST
+        few = n_allowed <= min(_FEW, probes / len(lists)) * len(stored)  # no more than would be scored anyway
+        if finest and (few or here.scan_us(n_allowed, m) < here.probe_us(probes, wanted)):
+            return here.scan(queries, k, allow), Work(*(np.full(m, n) for n in (n_allowed, 0, 0)))
+        near = here.find(queries, k, nprobe, oversample, allow) if nprobe is not None else None
+        if near is not None:
+            return near[0], work_of(stored, lists, near[1], wanted)
+    search = Probing(here, queries, allow)
     if m and len(stored):
-        here.probe(wanted, nprobe)
-        here.fill_up(min(k, here.most))
-    found, rescored = here.found(wanted), np.zeros(m, np.int64)
+        search.probe(wanted, nprobe)
+        search.fill_up(min(k, search.most))
+    found, rescored = search.found(wanted), np.zeros(m, np.int64)
     if stored.rescore is not None and m and len(stored):
-        fine = stored.fine.prepare(queries, here.prepared)
+        fine = stored.fine.prepare(queries, search.prepared)
         found, rescored = kernels.rescore(fine, stored.fine_rows, found.ids, k, ids=stored.ids)
-    return found, Work(here.scored, rescored, here.n_probed)
+    return stored.named(found), Work(search.scored, rescored, search.n_probed)
 
 
 class Probing:
     """One search for some queries."""
 
-    def __init__(
-        self,
-        stored: Stored,
-        lists: Lists,
-        of_residuals: bool,
-        second: Second | None,
-        queries: Vectors,
-        allow: NDArray[np.bool_] | None,
-    ) -> None:
-        self.stored, self.lists, self.of_residuals, self.allow = stored, lists, of_residuals, allow
-        self.second = second
+    def __init__(self, here: InLists, queries: Vectors, allow: NDArray[np.bool_] | None) -> None:
+        self.stored = stored = here.stored
+        self.lists, self.of_residuals, self.second, self.allow = here.lists, here.of_residuals, here.second, allow
         self.queries = in_space(queries, stored.metric)
         self.prepared = stored.coder.prepare(queries)
         self.most = len(stored) if allow is None else int(np.count_nonzero(allow))  # rows that may be found
@@ -130,8 +169,10 @@ class Probing:
         """Look at `nprobe` lists, or at those that promise something."""
         everything = slice(None)
         share = self.most / len(self.stored)
-        if share <= min(_FEW, (nprobe or 2 * FIRST) / len(self.lists)):
-            return self._look_at_all(wanted)
+        if share <= min(_FEW, (nprobe or 2 * FIRST) / len(self.lists)):  # no more than would be scored anyway
+            every = np.arange(len(self.lists), dtype=np.int32)
+            self._look(everything, np.tile(every, (len(self.queries), 1)), wanted)
+            return
         if nprobe is not None:
             self._look(everything, kernels.largest(self.nearness, nprobe), wanted)
             return
@@ -144,15 +185,6 @@ class Probing:
         more = self.lists.promising(self.queries, scores, worst, metric)
         np.put_along_axis(more, first.astype(np.int64), False, axis=1)
         self._look(everything, _padded(more), wanted)
-
-    def _look_at_all(self, wanted: int) -> None:
-        """Score all rows that are allowed: they are no more than would be scored anyway."""
-        if self.of_residuals:
-            every = np.arange(len(self.lists), dtype=np.int32)
-            return self._look(slice(None), np.tile(every, (len(self.queries), 1)), wanted)
-        stored = self.stored
-        self._matches = kernels.topk(self.prepared, stored.codes, wanted, ids=stored.ids, allow=self.allow)
-        self.scored[:], self.n_probed[:] = self.most, len(self.lists)
 
     def fill_up(self, k: int) -> None:
         """Probe on for the queries that have found less than k rows, in more and more lists."""

@@ -66,6 +66,21 @@ class InRuns:
         counts: NDArray[np.int64] = np.where(probes >= 0, self.sizes[probes], 0).sum(axis=1)
         return counts
 
+    def may_hold(self, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(lists,): False for those without any row of a mask (n,)."""
+        held, (firsts, lists) = np.zeros(self.n_lists, np.bool_), self._by_first
+        if len(firsts):
+            held[lists[np.logical_or.reduceat(rows, firsts)]] = True
+        return held
+
+    @cached_property
+    def _by_first(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first rows of the runs that have some, in order, and their lists."""
+        lists = np.repeat(np.arange(self.n_lists), np.diff(self.starts))
+        order = np.argsort(self.firsts, kind="stable")
+        order = order[self.counts[order] > 0]
+        return self.firsts[order], lists[order]
+
     def longer(self, sizes: NDArray[np.int64]) -> Runs:
         """The runs with rows behind the others, list by list, so many of each."""
         added = np.flatnonzero(sizes)

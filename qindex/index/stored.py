@@ -17,7 +17,7 @@ from qindex.index.reading import Filled, Reader
 from qindex.index.rescore import FineCoder
 from qindex.memory import taken
 from qindex.quantize import Int8
-from qindex.types import Codes, Quantizer, Vectors, as_vectors
+from qindex.types import Codes, Matches, Quantizer, Vectors, as_vectors
 
 REMOVED = -1  # the id of a row that was removed, and whose space was not yet given back
 
@@ -153,6 +153,10 @@ class Stored:
     def held(self) -> NDArray[np.int64]:
         """The ids of the rows that were not removed, in the order of the rows."""
         return self.ids if self.there is None else self.ids[self.there]
+
+    def named(self, found: Matches) -> Matches:
+        """With ids in the place of row numbers."""
+        return Matches(np.where(found.ids >= 0, self.ids[found.ids], -1), found.scores) if len(self) else found
 
     def masks(self, allow: Allow | None, m: int) -> list[NDArray[np.bool_] | None]:
         """As `allow_masks`, over all rows."""

@@ -266,8 +266,7 @@ class _Room:
             inner=functions, rows=own, row_queries=own_queries, search=search,
             fine_inner=fine_functions.address, fine=finer.address, lists=self.lists[0].address,
             blocks=scan.blocks.address, room=scan.room.pieces[0], block=scan.block,
-            shifts=address(listed.shifts), relative=listed.relative, ids=address(listed.ids),
-            allow=address(listed.allow),
+            relative=listed.relative, ids=address(listed.ids),
             scores=scores, bits=bits, bases=bases, scratch=scratch, coarse_scores=coarse_scores, coarse=coarse,
             fine_query=fine_query, largest_bias=found.largest_bias,
         )  # fmt: skip
@@ -283,7 +282,7 @@ class _Room:
                 other.blocks.address,
             )
             probe.copy_scores, probe.copy_kept, probe.copy_of = copy_scores, copy_kept, address(copies.of)
-            probe.copy_allow, probe.largest_bias = address(copies.allow), max(found.largest_bias, other.largest_bias)
+            probe.largest_bias = max(found.largest_bias, other.largest_bias)
             norm, scale = max(norm, copies.max_norm), max(scale, other.largest_scale)
             self.keep = *self.keep, other
         scan.search.norm, scan.search.scale = norm, norm * scan.scale_of_norm or scale
@@ -314,6 +313,9 @@ def search_lists(
     if room is None or room.wanted != wanted or room.p < p:
         room = _Room(listed, wanted, max(p, 64))
     probe = room.probe
+    probe.allow, probe.shifts = address(listed.allow), address(listed.shifts)
+    if listed.copies is not None:
+        probe.copy_allow = address(listed.copies.allow)
     values, offsets = contiguous(coarse[0]), contiguous(coarse[1])
     queries = values if queries is coarse[0] else contiguous(queries)
     probe.values, probe.offsets = address(values), address(offsets)
