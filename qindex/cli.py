@@ -204,6 +204,7 @@ def estimate(
     dim: Annotated[int, typer.Option("--dim", min=1, help="How many numbers each has.")],
     index: Annotated[str | None, typer.Option(help="flat, ivf or graph; all three if left out.")] = None,
     quantizer: Annotated[str | None, typer.Option(help=f"One of {', '.join(ESTIMATED)}; all if left out.")] = None,
+    spill: Annotated[bool, typer.Option("--spill", help="Two lists for each row of ivf with a rescore.")] = False,
 ) -> None:
     """Print what indexes of so many vectors would take: bytes, and the time to build and to open them."""
     from qindex.index.estimate import KINDS, estimate
@@ -216,7 +217,8 @@ def estimate(
     for kind, name in itertools.product(KINDS, ESTIMATED):
         if index in (None, kind) and quantizer in (None, name):
             first, rescore = ESTIMATED[name]
-            found = estimate(n, dim, index=kind, quantizer=first, rescore=rescore)
+            twice = spill and kind == "ivf" and rescore is not None
+            found = estimate(n, dim, index=kind, quantizer=first, rescore=rescore, spill=twice)
             size = f"{found.n_bytes / n:>13,.0f}{found.n_bytes / 1e9:>9.3f}"
             print(f"{kind:<7}{name:<17}{size}{found.build_s:>8,.1f} s{found.open_s * 1e3:>7,.0f} ms")
 

@@ -47,6 +47,10 @@ def constants(quick: bool, sizes: dict[str, int]) -> Section:
     nlist = estimate.default_lists(n)
     lists_s = _seconds(lambda: IVFIndex.build(rows, Int8(), nlist=nlist)) - n * dim * ns["Int8"] * 1e-9
     compared = estimate.compared_rows(n, nlist) * nlist * dim
+    one_list, two_lists = (
+        _seconds(lambda spill=spill: IVFIndex.build(rows, Int8(), rescore=Int8(), nlist=nlist, spill=spill))
+        for spill in (False, True)
+    )
 
     def linking(vectors: Any) -> float:
         """Seconds for a row."""
@@ -61,6 +65,7 @@ def constants(quick: bool, sizes: dict[str, int]) -> Section:
     found = {
         "ENCODE_NS": {name: round(value, 1) for name, value in ns.items()},
         "COMPARE_NS": round(lists_s / compared * 1e9, 4),
+        "SECOND_NS": round((two_lists - one_list) * 1e9 / rows.size - ns["Int8"], 1),
         "LINK_US": round(many * 1e6 * (100_000 / n) ** growth, 1),
         "LINK_GROWTH": round(growth, 3),
         "LINK_FIXED": round(fixed),

@@ -45,10 +45,17 @@ class Graph(Ours):
 
 class Lists(Ours):
     def __init__(
-        self, name: str, line: str, nlist: int, quantizer: Quantizer, rescore: Quantizer | None = None, **build: Any
+        self,
+        name: str,
+        line: str,
+        nlist: int,
+        quantizer: Quantizer,
+        rescore: Quantizer | None = None,
+        oversamples: tuple[int, ...] = (2, 4, 10),
+        **build: Any,
     ) -> None:
         probes = [n for n in PROBES if n <= nlist]
-        super().__init__(name, line, grid(nprobe=probes, **({"oversample": (2, 4, 10)} if rescore else {})))
+        super().__init__(name, line, grid(nprobe=probes, **({"oversample": oversamples} if rescore else {})))
         self.quantizer, self.rescore, self.build = quantizer, rescore, build | {"nlist": nlist}
 
     def fit(self, vectors: Vectors, threads: int) -> None:
@@ -78,9 +85,13 @@ def graphs(dim: int) -> list[Engine]:
 
 def lists(nlist: int) -> list[Engine]:
     pairs = ((Int8(), None), (Int4(), Int8()), (RaBitQ(1), Int8()), (RaBitQ(2), Int8()))
+    names = ["IVFIndex, " + ", rescore=".join(map(_code, filter(None, pair))) for pair in pairs]
     return [
-        Lists("IVFIndex, " + ", rescore=".join(map(_code, filter(None, pair))), "IVFIndex", nlist, *pair)
-        for pair in pairs
+        *(Lists(name, "IVFIndex", nlist, *pair) for name, pair in zip(names, pairs, strict=True)),
+        *(
+            Lists(f"{name}, spill=True", "IVFIndex, spill", nlist, *pair, oversamples=(1, 2, 4), spill=True)
+            for name, pair in zip(names[2:], pairs[2:], strict=True)
+        ),
     ]
 
 

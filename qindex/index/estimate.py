@@ -34,6 +34,7 @@ ENCODE_NS = {  # to encode a number of a vector
     "ProductQuantizer": 41.0,
 }
 COMPARE_NS = 0.02  # a number of a row with that of a centroid
+SECOND_NS = 43.0  # a number of a row, to find the second of its lists
 LINK_US = 334.0  # to link a row of 384 numbers among 100,000
 LINK_GROWTH = 0.29  # by this power of the rows
 LINK_FIXED = 200  # numbers that would take as long as what is the same for rows of any length
@@ -61,6 +62,7 @@ def estimate(
     quantizer: Quantizer | None = None,
     rescore: Quantizer | None = None,
     nlist: int | None = None,
+    spill: bool = False,
     degree: int | None = None,
     threads: int | None = None,
 ) -> Estimate:
@@ -76,6 +78,8 @@ def estimate(
     for name, value, of in (("nlist", nlist, "ivf"), ("degree", degree, "graph")):
         if value is not None and index != of:
             raise ValueError(f'{name} needs index="{of}", got index={index!r}')
+    if spill and (index != "ivf" or rescore is None):
+        raise ValueError(f'spill needs index="ivf" and rescore, got index={index!r} and rescore={rescore!r}')
     if index == "graph" and quantizer is None and rescore is None:
         quantizer, rescore = Int4(), Int8()
     quantizer = quantizer or Int8()
@@ -90,6 +94,10 @@ def estimate(
         seconds += compared_rows(n, nlist) * nlist * dim * COMPARE_NS * 1e-9 / threads
         # Of each list an int8 centroid with scale and offset, a radius, and where its rows are.
         shared = nlist * (dim + 3 * 4 + 3 * 8) + 8
+        if spill:
+            row_bytes += quantizer.bytes_per_vector(dim) + 4
+            seconds += n * dim * 1e-9 * (_encode_ns(quantizer, threads) + SECOND_NS / threads)
+            shared += nlist * 3 * 8 + 8
     elif index == "graph":
         degree = degree or DEGREE
         row_bytes += 4 * degree

@@ -238,6 +238,7 @@ class IVFIndex(StoredIndex):
 
         `nprobe` lists are probed. Without it, sixteen, and then all in which 1e-4 rows or more are expected to beat the
         k-th best found in those, if scores are normal about that of their list: a promise in the mean, not for a query.
+        Where rows lie in two lists (`spill`), it is 1e-2 rows, for as much recall.
         Further lists are probed until there are k rows, if so many are allowed. `allow` and `oversample` (default 4;
         only with `rescore`) are those of `FlatIndex.search`; where few rows are allowed, all of them are scored.
 

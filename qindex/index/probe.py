@@ -182,7 +182,7 @@ class Probing:
         worst = self._matches.scores[:, -1]
         metric = self.stored.metric
         scores = self.lists.scores(self.queries, self.nearness, metric)
-        more = self.lists.promising(self.queries, scores, worst, metric)
+        more = self.lists.promising(self.queries, scores, worst, metric, of_two=self.second is not None)
         np.put_along_axis(more, first.astype(np.int64), False, axis=1)
         self._look(everything, _padded(more), wanted)
 

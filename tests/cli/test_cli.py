@@ -178,6 +178,16 @@ def test_estimate_prints_a_line_for_each_index_and_quantizer():
     assert line.split()[:4] == ["graph", "int4+int8", "720", "0.720"]
 
 
+def test_estimate_counts_second_lists_where_there_is_a_rescore():
+    def bytes_of(*options):
+        lines = run("estimate", "--n", 1_000_000, "--dim", 384, "--index", "ivf", *options).stdout.splitlines()[1:]
+        return {line.split()[1]: int(line.split()[2].replace(",", "")) for line in lines}
+
+    once, twice = bytes_of(), bytes_of("--spill")
+    assert twice["int8"] == once["int8"]
+    assert twice["int4+int8"] - once["int4+int8"] == 192 + 4 + 4
+
+
 def test_estimate_names_what_it_does_not_know():
     assert "index must be one of flat, ivf, graph, got 'tree'" in fails(
         "estimate", "--n", 9, "--dim", 8, "--index", "tree"

@@ -81,6 +81,8 @@ def test_more_vectors_take_more_and_more_threads_take_no_longer(index):
         ({"index": "tree"}, 'index must be "flat", "ivf" or "graph", got \'tree\''),
         ({"nlist": 8}, "nlist needs index=\"ivf\", got index='flat'"),
         ({"index": "ivf", "degree": 8}, "degree needs index=\"graph\", got index='ivf'"),
+        ({"spill": True, "rescore": Int8()}, "spill needs index=\"ivf\" and rescore, got index='flat'"),
+        ({"spill": True, "index": "ivf"}, "and rescore=None"),
         ({"quantizer": Spectral(200)}, "bytes must be at most 102"),
     ],
     ids=str,
@@ -92,21 +94,22 @@ def test_bad_input_is_named(settings, message):
 
 
 @pytest.mark.parametrize(
-    ("index", "quantizer", "rescore"),
+    ("index", "quantizer", "rescore", "options"),
     [
-        ("ivf", None, None),
-        ("ivf", RaBitQ(1), RaBitQ(4)),
-        ("ivf", Int4(), Int8()),
-        ("graph", None, None),
-        ("graph", Int8(), None),
-        ("graph", RaBitQ(1), Int8()),
+        ("ivf", None, None, {}),
+        ("ivf", RaBitQ(1), RaBitQ(4), {}),
+        ("ivf", Int4(), Int8(), {}),
+        ("ivf", RaBitQ(2), Int8(), {"spill": True}),
+        ("graph", None, None, {}),
+        ("graph", Int8(), None, {}),
+        ("graph", RaBitQ(1), Int8(), {}),
     ],
     ids=str,
 )
 def test_bytes_of_other_indexes_are_those_of_their_files_but_for_what_was_learnt(
-    vectors, index, quantizer, rescore, tmp_path
+    vectors, index, quantizer, rescore, options, tmp_path
 ):
     build = {"ivf": IVFIndex, "graph": GraphIndex}[index].build
-    build(vectors, quantizer, rescore=rescore).save(tmp_path / "index.qindex")
-    expected = estimate(N, DIM, index=index, quantizer=quantizer, rescore=rescore).n_bytes
+    build(vectors, quantizer, rescore=rescore, **options).save(tmp_path / "index.qindex")
+    expected = estimate(N, DIM, index=index, quantizer=quantizer, rescore=rescore, **options).n_bytes
     assert abs((tmp_path / "index.qindex").stat().st_size - expected) <= 8_192
