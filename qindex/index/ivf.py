@@ -261,8 +261,9 @@ class IVFIndex(StoredIndex):
             if near is not None:
                 return (near[0], work_of(stored, lists, near[1], k * oversample)) if explain else near[0]
         found, work = find_filtered(
-            stored, values, allow, lambda some, mask: find(state.in_lists, some, k, mask, nprobe, oversample)
-        )
+            stored, values, allow,
+            lambda some, mask: find(state.in_lists, some, k, mask if allow is not None else None, nprobe, oversample),
+        )  # fmt: skip
         return (found, work) if explain else found
 
     # --- changing ---------------------------------------------------------------------------------------------------

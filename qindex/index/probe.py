@@ -117,7 +117,7 @@ def find(
     nprobe: int | None,
     oversample: int,
 ) -> tuple[Matches, Work]:
-    """The matches, and the work they took."""
+    """The matches, and the work they took. `allow` is the filter that was asked for; all rows held, without."""
     stored, lists, m = here.stored, here.lists, len(queries)
     wanted = k if stored.rescore is None else k * oversample
     if allow is not None and allow.any() and m:
@@ -145,7 +145,8 @@ class Probing:
 
     def __init__(self, here: InLists, queries: Vectors, allow: NDArray[np.bool_] | None) -> None:
         self.stored = stored = here.stored
-        self.lists, self.of_residuals, self.second, self.allow = here.lists, here.of_residuals, here.second, allow
+        self.lists, self.of_residuals, self.second = here.lists, here.of_residuals, here.second
+        self.allow = allow = stored.there if allow is None else allow
         self.queries = in_space(queries, stored.metric)
         self.prepared = stored.coder.prepare(queries)
         self.most = len(stored) if allow is None else int(np.count_nonzero(allow))  # rows that may be found
