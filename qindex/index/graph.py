@@ -344,7 +344,7 @@ def _find(
             return _scan(state, queries, k, oversample, mask)
         # A walk that has come so far without enough has taken as long as a scan.
         among = kernels.Through(mask, width=min(max(ef, int(scan_us / _WALK_US)), n), enough=enough)
-        ranked = enough if oversample is None else ranked
+        ranked = max(enough, ef * allowed // n) if oversample is None else ranked
     found, work, short = state.walks.best(*stored.asked(queries), k, ef=ef, ranked=ranked, among=among)
     missed = np.flatnonzero(work[2] < min(enough, allowed)) if short else ()
     if len(missed):  # some walk saw too few of the rows allowed, as where many rows are equal
