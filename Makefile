@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS ?= 2
-# Workers share the cores: threads of PyTorch and BLAS that wait for each other would keep them busy.
+# Workers share the cores: threads of PyTorch and BLAS that wait for each other would keep them busy. Files go in order,
+# else those of few tests come last, and of these are the longest.
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .PHONY: demo test test-slow check lint types bench clean
@@ -13,7 +14,7 @@ demo: $(VENV)/demo
 	$(BIN)/qindex demo
 
 test: $(VENV)/dev
-	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -m slow
