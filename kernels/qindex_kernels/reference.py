@@ -16,7 +16,7 @@ from qindex_kernels.layout import Level, Listed, Rows, Runs
 from qindex_kernels.rotor import SHUFFLED, Rotor, Steps
 
 LANES = 32
-ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE, QUERIES_AT_ONCE = 4096, 16
 
 # Rows that are rotated together: dim * 256 float32, twice, stay in the cache for dims of a thousand.
 ROTATED_AT_ONCE = 256
@@ -180,17 +180,27 @@ def score_rows(
     """
     result = np.empty(chosen.shape, np.float32)
     for i in range(len(values)):
-        for start in range(0, chosen.shape[1], ROWS_AT_ONCE):
-            part = chosen[i, start : start + ROWS_AT_ONCE]
-            query = values[i].astype(np.float64)
-            if rows.kind in SPANS:
-                dots = _one_hot_sums(rows, part, query)
-            else:
-                dots = _lane_sums(numbers(rows, part) * query, [one.dim for one in rows.parts])
+        result[i] = _score_same(rows, values[i : i + 1], offset[i : i + 1, None], chosen[i])[0]
+    return result
+
+
+def _score_same(
+    rows: Rows, values: NDArray[np.float32], offset: NDArray[np.float64], chosen: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """The same of rows (r,) that all queries meet, decoded once: (m, r). `offset` is anything that suits (m, r)."""
+    result = np.empty((len(values), len(chosen)), np.float32)
+    offset, queries = np.broadcast_to(offset, result.shape), values.astype(np.float64)
+    dims = [one.dim for one in rows.parts]
+    for start in range(0, len(chosen), ROWS_AT_ONCE):
+        part = chosen[start : start + ROWS_AT_ONCE]
+        at_once = slice(start, start + len(part))
+        decoded = None if rows.kind in SPANS else numbers(rows, part)
+        for i, query in enumerate(queries):
+            dots = _one_hot_sums(rows, part, query) if decoded is None else _lane_sums(decoded * query, dims)
             if rows.scale is not None:
                 dots = dots * rows.scale[part]
-            base = offset[i] if rows.bias is None else offset[i] + rows.bias[part]
-            result[i, start : start + ROWS_AT_ONCE] = base + dots
+            base = offset[i, at_once]
+            result[i, at_once] = (base if rows.bias is None else base + rows.bias[part]) + dots
     return result
 
 
@@ -213,10 +223,11 @@ def topk(
     kept = min(k, len(candidates))
     best_rows = np.full((m, k), -1, np.int64)
     scores = np.full((m, k), -np.inf, np.float32)
-    for i in range(m):
-        found = score_rows(rows, values[i : i + 1], offset[i : i + 1], candidates[None])[0]
-        best = np.lexsort((ids[candidates], -found))[:kept]
-        best_rows[i, :kept], scores[i, :kept] = candidates[best], found[best]
+    for start in range(0, m, QUERIES_AT_ONCE):
+        part = slice(start, start + QUERIES_AT_ONCE)
+        for i, found in enumerate(_score_same(rows, values[part], offset[part, None], candidates), start):
+            best = np.lexsort((ids[candidates], -found))[:kept]
+            best_rows[i, :kept], scores[i, :kept] = candidates[best], found[best]
     return best_rows, scores
 
 
@@ -241,15 +252,15 @@ def topk_lists(
     m = len(values)
     best_rows, scores = np.full((m, k), -1, np.int64), np.full((m, k), -np.inf, np.float32)
     for i in range(m):
-        rows_of, scores_of = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        rows_of, bases_of = [np.empty(0, np.int64)], [np.empty(0)]
         for p, one in enumerate(probes[i]):
             for run in range(runs.starts[one], runs.starts[one + 1]) if one >= 0 else ():
                 some = runs.firsts[run] + np.arange(runs.counts[run])
                 some = some if allow is None else some[allow[some]]
-                base = offset[i : i + 1] + (0.0 if bases is None else np.float64(bases[i, p]))
                 rows_of.append(some)
-                scores_of.append(score_rows(rows, values[i : i + 1], base, some[None])[0])
-        candidates, found = np.concatenate(rows_of), np.concatenate(scores_of)
+                bases_of.append(np.full(len(some), 0.0 if bases is None else bases[i, p]))
+        candidates = np.concatenate(rows_of)
+        found = _score_same(rows, values[i : i + 1], offset[i] + np.concatenate(bases_of), candidates)[0]
         if least is not None:
             candidates, found = candidates[found >= least[i]], found[found >= least[i]]
         best = np.lexsort((candidates if ids is None else ids[candidates], -found))[:k]

@@ -22,8 +22,8 @@ _SMALLEST_BLOCK, _SMALLEST_SAMPLE = 256, 16_384
 class Reader:
     """(n, dim) floats, an array or what can be sliced as one, that are checked as they are read.
 
-    A block, with what is made of it, takes about a tenth of `memory_budget` bytes, a sample a third. With `unit`,
-    vectors come with length 1.
+    A block takes at most an eighth of `memory_budget` bytes, so that there is room for what is made of it, and a sample
+    a third, but no less than 256 and 16,384 rows. With `unit`, vectors come with length 1.
     """
 
     def __init__(

@@ -19,9 +19,9 @@ CHECKS = [str(Path(__file__).with_name(name)) for name in ("answers.py", "door.p
 MISSING = [name for name in ("torch", "triton") if importlib.util.find_spec(name) is None]
 
 
-def run_checks(interpret: str) -> None:
+def run_checks(interpret: str, which: str = "") -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *CHECKS],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", which, *CHECKS],
         env={**os.environ, "TRITON_INTERPRET": interpret},
         cwd=Path(__file__).parents[2],
         capture_output=True,
@@ -31,13 +31,22 @@ def run_checks(interpret: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} not installed: pip install 'qindex[gpu]'")
+without_both = pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} not installed: pip install 'qindex[gpu]'")
+
+
+@without_both
 def test_interpreted_kernels_answer_as_the_reference() -> None:
-    run_checks(interpret="1")
+    run_checks("1", "not slow")
+
+
+@without_both
+@pytest.mark.slow
+def test_interpreted_kernels_answer_as_the_reference_for_formats_like_those_of_other_checks() -> None:
+    run_checks("1", "slow")
 
 
 @pytest.mark.cuda
 def test_a_gpu_answers_as_the_reference() -> None:
     if reason := why_no_gpu():
         pytest.skip(f"no GPU here: {reason}")
-    run_checks(interpret="0")
+    run_checks("0")

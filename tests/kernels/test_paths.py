@@ -1,6 +1,8 @@
 """Every path of the compiled kernels is forced, each in a process of its own, with the checks of this folder.
 
-numba keeps compiled kernels by target, so the paths share one cache on disk and a second run compiles nothing.
+Two other paths share out the checks of single number formats, since most of the time goes into compiling; those of all
+formats on every path are `slow`. numba keeps compiled kernels by target, so the paths share one cache on disk and a
+second run compiles nothing.
 """
 
 import os
@@ -65,12 +67,12 @@ print(exact.hexdigest(), rounded.hexdigest())
 """
 
 
-def start(script: str, path: str, *arguments: str) -> subprocess.Popen[str]:
+def start(script: str, path: str, *arguments: str, formats: str = "0/1") -> subprocess.Popen[str]:
     root = HERE.parents[1]
     folders = os.pathsep.join([str(HERE), str(root), str(root / "kernels"), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-c", script, path, *arguments],
-        env={**os.environ, "QINDEX_KERNELS": path, "PYTHONPATH": folders},
+        env={**os.environ, "QINDEX_KERNELS": path, "QINDEX_CHECK_FORMATS": formats, "PYTHONPATH": folders},
         cwd=root,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -78,11 +80,14 @@ def start(script: str, path: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+FILES = [str(HERE / name) for name in CHECKS]
+
+
 @pytest.fixture(scope="module")
 def runs() -> Iterator[dict[str, subprocess.Popen[str]]]:
     """One process for each other path, all started at once."""
-    files = [str(HERE / name) for name in CHECKS]
-    started = {path: start(RUN_CHECKS, path, *files) for path in OTHER_PATHS}
+    n = len(OTHER_PATHS)
+    started = {path: start(RUN_CHECKS, path, *FILES, formats=f"{i}/{n}") for i, path in enumerate(OTHER_PATHS)}
     yield started
     for process in started.values():
         process.kill()
@@ -93,15 +98,23 @@ def runs() -> Iterator[dict[str, subprocess.Popen[str]]]:
 def test_the_checks_hold_on_every_path(path: str, runs: dict[str, subprocess.Popen[str]]) -> None:
     if path not in runs:
         pytest.skip(f"this machine's own path is {PATH}")
-    output, _ = runs[path].communicate(timeout=600)
+    output, _ = runs[path].communicate(timeout=1800)
     assert runs[path].returncode == 0, output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", OTHER_PATHS)
+def test_the_checks_of_every_format_hold_on_every_path(path: str) -> None:
+    process = start(RUN_CHECKS, path, *FILES)
+    output, _ = process.communicate(timeout=1800)
+    assert process.returncode == 0, output
 
 
 def test_forced_paths_give_the_answers_of_the_reference_and_float_products_alike() -> None:
     started = {path: start(ANSWERS, path) for path in (PATH, *OTHER_PATHS, "reference")}
     answers = {}
     for path, process in started.items():
-        output, _ = process.communicate(timeout=600)
+        output, _ = process.communicate(timeout=1800)
         assert process.returncode == 0, output
         answers[path] = output.split()
     assert len({exact for exact, _ in answers.values()}) == 1, answers
