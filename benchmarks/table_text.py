@@ -15,7 +15,8 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], caption: str) 
 
 
 def measured(environment: dict[str, Any]) -> str:
-    return f"Measured {environment['date']} on {environment['cores']} cores of {environment['cpu']}."
+    cores = "1 core" if environment["cores"] == 1 else f"{environment['cores']} cores"
+    return f"Measured {environment['date']} on {cores} of {environment['cpu']}."
 
 
 def code(name: str) -> str:
