@@ -84,8 +84,9 @@ class StoredIndex:
     ) -> Iterator[Matches]:
         """The ranking for each of (m, dim) float queries, a page at a time: ids and scores (m, page).
 
-        No row comes twice, and rows that are added or removed meanwhile change nothing. The pages of a query that has
-        no rows left are filled with -1; when none has, there are no more pages. `settings` are those of `search`.
+        No row comes twice; rows that are added meanwhile do not come, and those that are removed do. (With a
+        GraphIndex, what is added may lead walks to other rows that were there.) The pages of a query that has no rows
+        left are filled with -1; when none has, there are no more pages. `settings` are those of `search`.
         """
         values, page = as_vectors(queries, "queries", self.dim), as_count(page, "page")
         search, n = self._search_some(values, allow, settings)
