@@ -1,5 +1,6 @@
 """What the seconds of `qindex.index.estimate` are made of, measured on one thread under the names they have there."""
 
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ann import scale
+from ann.curves import cores
 from ann.speed import Section, small
 from qindex import (
     Binary,
@@ -30,6 +32,7 @@ from qindex.index import estimate
 from quality_measures import use_threads
 
 FEW = 4  # times fewer rows, to see how times grow
+IDS, IDS_DIM = 2_000_000, 8  # of a file that is opened
 
 
 def constants(quick: bool, sizes: dict[str, int]) -> Section:
@@ -55,13 +58,18 @@ def constants(quick: bool, sizes: dict[str, int]) -> Section:
     def linking(vectors: Any) -> float:
         """Seconds for a row."""
         encoding = vectors.size * (ns["Int4"] + ns["Int8"]) * 1e-9
-        return (_seconds(lambda: GraphIndex.build(vectors, Int4(), rescore=Int8())) - encoding) / len(vectors)
+        return (_seconds(lambda: _graph(vectors)) - encoding) / len(vectors)
 
-    many, few, short = linking(rows), linking(rows[: n // FEW]), linking(np.ascontiguousarray(rows[: n // FEW, ::2]))
+    some = rows[: n // FEW]
+    many, few = linking(rows), linking(some)
+    # The same neighbours, of twice as many numbers.
+    long = linking(np.hstack([some, some]) * np.float32(math.sqrt(0.5)))
     growth = float(np.log(many / few) / np.log(FEW))
-    # few = a * (fixed + dim) and short = a * (fixed + dim / 2)
-    fixed = max(0.0, dim * (short - few / 2) / max(few - short, 1e-9))
-    opening, checking = _opening(rows)
+    # few = a * (fixed + dim) and long = a * (fixed + 2 * dim)
+    fixed = max(0.0, dim * (2 * few - long) / max(long - few, 1e-9))
+    encoding = some.size * (ns["Int4"] + ns["Int8"]) * 1e-9
+    alone, together = (_clock(lambda: _graph(some), threads) - encoding for threads in (1, cores()))
+    opening, checking = _opening()
     found = {
         "ENCODE_NS": {name: round(value, 1) for name, value in ns.items()},
         "COMPARE_NS": round(lists_s / compared * 1e9, 4),
@@ -69,6 +77,7 @@ def constants(quick: bool, sizes: dict[str, int]) -> Section:
         "LINK_US": round(many * 1e6 * (100_000 / n) ** growth, 1),
         "LINK_GROWTH": round(growth, 3),
         "LINK_FIXED": round(fixed),
+        "LINK_THREADS": round(math.log(alone / together) / math.log(cores()), 2) if cores() > 1 else 1.0,
         "OPEN_S": round(opening, 4),
         "OPEN_NS": round(checking * 1e9, 2),
     }
@@ -86,16 +95,30 @@ def _encode_ns(quantizer: Any, vectors: Any) -> float:
     return min(_seconds(lambda: fitted.quantize(vectors)) for _ in range(3)) / vectors.size * 1e9
 
 
-def _opening(vectors: Any) -> tuple[float, float]:
+def _opening() -> tuple[float, float]:
     """Seconds for a new process to open a small file, and for each id of a large one."""
-    few, seconds = vectors[: len(vectors) // 100], []
+    rng, seconds = np.random.default_rng(0), []
     with tempfile.TemporaryDirectory() as folder:
         file, asked = Path(folder) / "index.qindex", Path(folder) / "queries.npy"
-        np.save(asked, few)
-        for some in (few, vectors):
-            FlatIndex.build(some, Int8()).save(file)
-            seconds.append(float(np.median([scale.opening(file, asked)[0] for _ in range(3)])))
-    return seconds[0], max(0.0, (seconds[1] - seconds[0]) / (len(vectors) - len(few)))
+        np.save(asked, np.zeros((1, IDS_DIM), np.float32))
+        for n in (1_000, IDS):
+            FlatIndex.build(rng.standard_normal((n, IDS_DIM), np.float32), Int8()).save(file)
+            seconds.append(float(np.median([scale.opening(file, asked)[0] for _ in range(5)])))
+    return seconds[0], max(0.0, (seconds[1] - seconds[0]) / (IDS - 1_000))
+
+
+def _graph(vectors: Any) -> GraphIndex:
+    return GraphIndex.build(vectors, Int4(), rescore=Int8())
+
+
+def _clock(call: Callable[[], Any], threads: int) -> float:
+    """Of the clock, on so many threads."""
+    use_threads(threads)
+    started = time.perf_counter()
+    call()
+    seconds = time.perf_counter() - started
+    use_threads(1)
+    return seconds
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -37,6 +37,7 @@ COMPARE_NS = 0.02  # a number of a row with that of a centroid
 SECOND_NS = 43.0  # a number of a row, to find the second of its lists
 LINK_US = 334.0  # to link a row of 384 numbers among 100,000
 LINK_GROWTH = 0.29  # by this power of the rows
+LINK_THREADS = 0.62  # by this power of the threads
 LINK_FIXED = 200  # numbers that would take as long as what is the same for rows of any length
 OPEN_S = 0.016
 OPEN_NS = 6.0  # to check an id
@@ -103,7 +104,7 @@ def estimate(
         row_bytes += 4 * degree
         shared = 4 * _ENTRIES
         work = (dim + LINK_FIXED) / (384 + LINK_FIXED) * degree / DEGREE * (n / 100_000) ** LINK_GROWTH
-        seconds += n * LINK_US * 1e-6 * work / threads
+        seconds += n * LINK_US * 1e-6 * work / threads**LINK_THREADS
     return Estimate(n * row_bytes + shared, seconds, OPEN_S + n * OPEN_NS * 1e-9)
 
 
