@@ -47,6 +47,9 @@ def constants(quick: bool, sizes: dict[str, int]) -> Section:
     )  # fmt: skip
     ns = {estimate.encode_name(one): _encode_ns(one, rows[: n // FEW]) for one in encoders}
 
+    for few in (rows[: n // 50], np.hstack([rows[: n // 50]] * 2)):  # compiles
+        IVFIndex.build(few, Int8(), rescore=Int8(), spill=True)
+        _graph(few)
     nlist = estimate.default_lists(n)
     lists_s = _seconds(lambda: IVFIndex.build(rows, Int8(), nlist=nlist)) - n * dim * ns["Int8"] * 1e-9
     compared = estimate.compared_rows(n, nlist) * nlist * dim
