@@ -2,10 +2,9 @@
 
 Bytes are exact but for what a quantizer has learnt (at most dim x dim numbers) and the header of a file.
 
-Seconds are made of the constants below, of one thread of an Intel Xeon with AVX-512 VNNI at 2.5 GHz and real vectors of
-384 numbers. ENCODE_NS is `encode_us` of benchmarks/results/quality.json. The others are single measurements, of 25,000
-and 100,000 rows on a machine that had other work: processor time, but for opening, by the clock. Builds of more rows
-are extrapolated. `benchmarks/ann.py --only constants` measures all of them, `--only scale` checks the sums.
+Seconds are made of the constants below, of an Intel Xeon with AVX-512 VNNI at 2.5 GHz and real vectors of 384 numbers,
+as `benchmarks/ann.py --only constants` measured them: 25,000 and 100,000 rows, processor time of one thread, and the
+clock for opening and for what more threads gain. Builds of more rows are extrapolated; `--only scale` checks the sums.
 """
 
 from __future__ import annotations
@@ -21,26 +20,26 @@ Kind = Literal["flat", "ivf", "graph"]
 KINDS: tuple[Kind, ...] = ("flat", "ivf", "graph")
 
 ENCODE_NS = {  # to encode a number of a vector
-    "Float32": 8.2,
-    "Float16": 19.6,
-    "Float8": 31.5,
-    "Int8": 19.8,
-    "Int4": 68.2,
-    "Binary": 11.6,
-    **dict(zip((f"RaBitQ({b})" for b in range(1, 9)), (14.7, 32.0, 31.7, 40.1, 48.7, 52.9, 49.9, 45.2), strict=True)),
-    **dict(zip((f"LloydMax({b})" for b in range(1, 5)), (16.2, 23.3, 26.6, 31.1), strict=True)),
-    "Spectral": 144.0,
-    "Microscaling": 56.2,
-    "ProductQuantizer": 41.0,
+    "Float32": 7.3,
+    "Float16": 18.2,
+    "Float8": 33.6,
+    "Int8": 16.5,
+    "Int4": 45.7,
+    "Binary": 9.1,
+    **dict(zip((f"RaBitQ({b})" for b in range(1, 9)), (9.2, 27.1, 27.7, 27.0, 32.9, 33.8, 33.8, 30.4), strict=True)),
+    **dict(zip((f"LloydMax({b})" for b in range(1, 5)), (9.1, 13.3, 14.9, 16.6), strict=True)),
+    "Spectral": 130.2,
+    "Microscaling": 44.5,
+    "ProductQuantizer": 42.2,
 }
-COMPARE_NS = 0.02  # a number of a row with that of a centroid
-SECOND_NS = 43.0  # a number of a row, to find the second of its lists
-LINK_US = 334.0  # to link a row of 384 numbers among 100,000
-LINK_GROWTH = 0.29  # by this power of the rows
-LINK_THREADS = 0.62  # by this power of the threads
-LINK_FIXED = 200  # numbers that would take as long as what is the same for rows of any length
-OPEN_S = 0.016
-OPEN_NS = 6.0  # to check an id
+COMPARE_NS = 0.0218  # a number of a row with that of a centroid
+SECOND_NS = 13.4  # a number of a row, to find the second of its lists
+LINK_US = 175.6  # to link a row of 384 numbers among 100,000
+LINK_GROWTH = 0.14  # by this power of the rows
+LINK_THREADS = 0.77  # by this power of the threads
+LINK_FIXED = 29  # numbers that would take as long as what is the same for rows of any length
+OPEN_S = 0.0114
+OPEN_NS = 3.37  # to check an id
 
 _THREADED = (RaBitQ, LloydMax)  # the others encode on one thread
 _ROUNDS, _SAMPLE, _SMALLEST_SAMPLE = 12, 64, 16_384  # of k-means; the sample is of each list
