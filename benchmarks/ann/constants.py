@@ -11,6 +11,7 @@ import numpy as np
 
 from ann import scale
 from ann.curves import cores
+from ann.data import generated
 from ann.speed import Section, small
 from qindex import (
     Binary,
@@ -67,7 +68,11 @@ def constants(quick: bool, sizes: dict[str, int]) -> Section:
     many, few = linking(rows), linking(some)
     # The same neighbours, of twice as many numbers.
     long = linking(np.hstack([some, some]) * np.float32(math.sqrt(0.5)))
-    growth = float(np.log(many / few) / np.log(FEW))
+    # Of more rows, which no longer lie in caches, than there are real ones.
+    with tempfile.TemporaryDirectory() as folder:
+        generated(Path(folder) / "rows.npy", FEW * n, dim, 1)
+        made = np.load(Path(folder) / "rows.npy")
+        growth = float(np.log(linking(made) / linking(made[:n])) / np.log(FEW))
     # few = a * (fixed + dim) and long = a * (fixed + 2 * dim)
     fixed = max(0.0, dim * (2 * few - long) / max(long - few, 1e-9))
     encoding = some.size * (ns["Int4"] + ns["Int8"]) * 1e-9

@@ -3,8 +3,9 @@
 Bytes are exact but for what a quantizer has learnt (at most dim x dim numbers) and the header of a file.
 
 Seconds are made of the constants below, of an Intel Xeon with AVX-512 VNNI at 2.5 GHz and real vectors of 384 numbers,
-as `benchmarks/ann.py --only constants` measured them: 25,000 and 100,000 rows, processor time of one thread, and the
-clock for opening and for what more threads gain. Builds of more rows are extrapolated; `--only scale` checks the sums.
+as `benchmarks/ann.py --only constants` measured them: processor time of one thread, and the clock for opening and for
+what more threads gain. LINK_GROWTH is that from 100,000 to 400,000 rows of a generator; what is built of more is
+extrapolated. `--only scale` checks the sums.
 """
 
 from __future__ import annotations
