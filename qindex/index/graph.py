@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qindex import io, kernels
 from qindex.index.allow import Allow
-from qindex.index.base import StoredIndex
+from qindex.index.base import StoredIndex, find_filtered
 from qindex.index.growable import Growable
 from qindex.index.ids import as_count, distinct_ids, held_ids, new_ids
 from qindex.index.linking import Graph, Space, decoded, entry_rows, insert, shortened, without
@@ -214,17 +214,13 @@ class GraphIndex(StoredIndex):
         if oversample is not None and state.stored.rescore is None:
             raise ValueError("oversample needs an index built with rescore=...; this one has a single quantizer")
         oversample = None if oversample is None else as_count(oversample, "oversample")
-        masks = state.stored.masks(allow, len(values))
-        if len(masks) == 1:
-            found, work = _find(state, values, k, ef, oversample, masks[0])
-        else:
-            each = [_find(state, values[i : i + 1], k, ef, oversample, mask) for i, mask in enumerate(masks)]
-            found = Matches(*(np.concatenate(arrays) for arrays in zip(*(one for one, _work in each), strict=True)))
-            work = np.hstack([one for _found, one in each])
-        if not explain:
-            return found
-        hops, scored, ranked = work
-        return found, Work(scored, ranked, hops=hops)
+
+        def find(some: Vectors, mask: NDArray[np.bool_] | None) -> tuple[Matches, Work]:
+            found, (hops, scored, ranked) = _find(state, some, k, ef, oversample, mask)
+            return found, Work(scored, ranked, hops=hops)
+
+        found, work = find_filtered(state.stored, values, allow, find)
+        return (found, work) if explain else found
 
     @staticmethod
     def _settings_for(k: int, settings: dict[str, Any]) -> dict[str, Any]:
@@ -341,14 +337,15 @@ def _find(
         enough = min(k + math.ceil(_SPARE * (ef - k)), allowed)
         scan_us = min(_LOOK_US * allowed, kernels.topk_us(allowed, n, m) + _RANK_US)
         if scan_us < _WALK_US * max(ef, enough * n // allowed):
-            return _scan(state, queries, k, oversample, mask)
+            return _scan(state, queries, k, oversample, mask, allowed)
         # A walk that has come so far without enough has taken as long as a scan.
         among = kernels.Through(mask, width=min(max(ef, int(scan_us / _WALK_US)), n), enough=enough)
         ranked = max(enough, ef * allowed // n) if oversample is None else ranked
     found, work, short = state.walks.best(*stored.asked(queries), k, ef=ef, ranked=ranked, among=among)
     missed = np.flatnonzero(work[2] < min(enough, allowed)) if short else ()
     if len(missed):  # some walk saw too few of the rows allowed, as where many rows are equal
-        again, more = _scan(state, queries[missed], k, oversample, np.ones(n, bool) if mask is None else mask)
+        everything = np.ones(n, np.bool_) if mask is None else mask
+        again, more = _scan(state, queries[missed], k, oversample, everything, allowed)
         found.ids[missed], found.scores[missed] = again
         work[:, missed] += more
     return found, work
@@ -360,9 +357,10 @@ def _scan(
     k: int,
     oversample: int | None,
     mask: NDArray[np.bool_],
+    allowed: int,
 ) -> tuple[Matches, NDArray[np.int64]]:
-    """The best of all rows allowed, which are looked at where they lie, or copied and scanned."""
-    stored, m, allowed = state.stored, len(queries), int(np.count_nonzero(mask))
+    """The best of all rows allowed, so many, which are looked at where they lie, or copied and scanned."""
+    stored, m = state.stored, len(queries)
     oversample = _SCANNED_OVERSAMPLE if oversample is None else oversample
     if _LOOK_US * allowed < kernels.topk_us(allowed, len(stored), m) + _RANK_US:
         ranked = min(oversample * k, allowed)

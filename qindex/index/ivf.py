@@ -16,12 +16,12 @@ from qindex.index.allow import Allow
 from qindex.index.base import StoredIndex, find_filtered
 from qindex.index.ids import as_count, as_ids, distinct_ids, held_ids, new_ids
 from qindex.index.lists import Lists, in_space
-from qindex.index.metric import Metric, check_metric, unbiased
+from qindex.index.metric import Metric, unbiased
 from qindex.index.probe import DEFAULT_OVERSAMPLE, InLists, find, work_of
 from qindex.index.reading import Filled, Reader
 from qindex.index.rescore import FineCoder, Work
 from qindex.index.spill import GrowingSecond, Second, lists_of
-from qindex.index.stored import REMOVED, Growing, Stored, marked
+from qindex.index.stored import REMOVED, Growing, Stored, checked, marked
 from qindex.quantize import Int4, Int8, LloydMax, RaBitQ
 from qindex.types import Codes, Matches, Quantizer, Vectors, as_vectors, row_norms
 
@@ -135,11 +135,7 @@ class IVFIndex(StoredIndex):
         """
         read = Reader(vectors, memory_budget, progress, unit=metric == "cosine")
         n = read.n
-        quantizer = Int8() if quantizer is None else quantizer
-        for name, given in (("quantizer", quantizer), ("rescore", rescore)):
-            if given is not None and (isinstance(given, type) or not isinstance(given, Quantizer)):
-                raise TypeError(f"{name} must be a quantizer such as qindex.Int8(), got {given!r}")
-            check_metric(given, metric)
+        quantizer = checked(quantizer, rescore, metric)
         n_lists = max(1, min(n, round(4 * math.sqrt(n)))) if nlist is None else as_count(nlist, "nlist")
         if n_lists > n:
             raise ValueError(f"nlist must be at most the number of vectors, {n}, got nlist={n_lists}")

@@ -62,9 +62,9 @@ class InLists:
         few = found.ids[0, last] if len(queries) == 1 else found.ids[:, last].min()
         return None if few < 0 and nprobe < len(self.lists) else (found, probes)
 
-    def scan(self, queries: Vectors, k: int, allow: NDArray[np.bool_]) -> Matches:
-        """Of all that are allowed the best by the finest codes, which do not code residuals."""
-        prepared, n_allowed = self._coder.prepare(queries), int(np.count_nonzero(allow))
+    def scan(self, queries: Vectors, k: int, allow: NDArray[np.bool_], n_allowed: int) -> Matches:
+        """Of all that are allowed, so many, the best by the finest codes, which do not code residuals."""
+        prepared = self._coder.prepare(queries)
         if self._fine is not None:
             prepared = self._fine.prepare(queries, prepared)
         if _LOOK_US * n_allowed < kernels.topk_us(n_allowed, len(allow), len(queries)):
@@ -75,13 +75,19 @@ class InLists:
         codes = stored.codes if self._fine is None else stored.fine_rows
         return stored.named(kernels.topk(prepared, codes, k, ids=stored.ids, allow=allow))
 
+    def are_few(self, n_allowed: int, nprobe: int | None) -> bool:
+        """Whether so many rows are no more than would be scored anyway."""
+        return n_allowed <= min(_FEW, (nprobe or 2 * FIRST) / len(self.lists)) * len(self.stored)
+
     def scan_us(self, n_allowed: int, m: int) -> float:
         """What a scan takes for each of m queries."""
         return min(_LOOK_US * n_allowed, kernels.topk_us(n_allowed, len(self.stored), m))
 
-    def probe_us(self, nprobe: int, wanted: int) -> float:
+    def probe_us(self, nprobe: int | None, wanted: int) -> float:
         """What a search of lists takes for a query."""
-        return _PROBE_US * len(self.stored) * nprobe / len(self.lists) + (_RANK_US * wanted if self._fine else 0)
+        return _PROBE_US * len(self.stored) * (nprobe or 2 * FIRST) / len(self.lists) + (
+            _RANK_US * wanted if self._fine else 0
+        )
 
     @cached_property
     def _finest(self) -> kernels.Walks:
@@ -120,12 +126,12 @@ def find(
     """The matches, and the work they took. `allow` is the filter that was asked for; all rows held, without."""
     stored, lists, m = here.stored, here.lists, len(queries)
     wanted = k if stored.rescore is None else k * oversample
-    if allow is not None and allow.any() and m:
-        n_allowed = int(np.count_nonzero(allow))
-        finest, probes = stored.rescore is not None or not here.of_residuals, nprobe or 2 * FIRST
-        few = n_allowed <= min(_FEW, probes / len(lists)) * len(stored)  # no more than would be scored anyway
-        if finest and (few or here.scan_us(n_allowed, m) < here.probe_us(probes, wanted)):
-            return here.scan(queries, k, allow), Work(*(np.full(m, n) for n in (n_allowed, 0, 0)))
+    n_allowed = 0 if allow is None else int(np.count_nonzero(allow))
+    if allow is not None and n_allowed and m:
+        finest = stored.rescore is not None or not here.of_residuals
+        few = here.are_few(n_allowed, nprobe)
+        if finest and (few or here.scan_us(n_allowed, m) < here.probe_us(nprobe, wanted)):
+            return here.scan(queries, k, allow, n_allowed), Work(*(np.full(m, n) for n in (n_allowed, 0, 0)))
         near = here.find(queries, k, nprobe, oversample, allow) if nprobe is not None else None
         if near is not None:
             return near[0], work_of(stored, lists, near[1], wanted)
@@ -144,7 +150,8 @@ class Probing:
     """One search for some queries."""
 
     def __init__(self, here: InLists, queries: Vectors, allow: NDArray[np.bool_] | None) -> None:
-        self.stored = stored = here.stored
+        stored = here.stored
+        self.here, self.stored = here, stored
         self.lists, self.of_residuals, self.second = here.lists, here.of_residuals, here.second
         self.allow = allow = stored.there if allow is None else allow
         self.queries = in_space(queries, stored.metric)
@@ -169,8 +176,7 @@ class Probing:
     def probe(self, wanted: int, nprobe: int | None) -> None:
         """Look at `nprobe` lists, or at those that promise something."""
         everything = slice(None)
-        share = self.most / len(self.stored)
-        if share <= min(_FEW, (nprobe or 2 * FIRST) / len(self.lists)):  # no more than would be scored anyway
+        if self.here.are_few(self.most, nprobe):
             every = np.arange(len(self.lists), dtype=np.int32)
             self._look(everything, np.tile(every, (len(self.queries), 1)), wanted)
             return
@@ -237,10 +243,7 @@ class Probing:
         if self._matches is None:
             self._matches = found
             return
-        rows_found = np.hstack([self._matches.ids[some], found.ids])
-        scores = np.hstack([self._matches.scores[some], found.scores])
-        best = kernels.best(rows_found, scores, k, self.stored.ids)
-        self._matches.ids[some], self._matches.scores[some] = best
+        _add(self._matches, some, found, self.stored.ids)
 
     def _look_at_copies(
         self,
@@ -259,9 +262,7 @@ class Probing:
         if self._copies is None:
             self._copies = found
             return
-        copies = np.hstack([self._copies.ids[some], found.ids])
-        scores = np.hstack([self._copies.scores[some], found.scores])
-        self._copies.ids[some], self._copies.scores[some] = kernels.best(copies, scores, k, None)
+        _add(self._copies, some, found, None)
 
     @cached_property
     def _allowed_copies(self) -> NDArray[np.bool_] | None:
@@ -273,6 +274,13 @@ class Probing:
         good = (copies.ids >= 0) & (copies.scores >= rows.scores[:, -1:])
         more = np.where(good, self.second.rows[copies.ids], -1)
         return Matches(np.hstack([rows.ids, more]), np.hstack([rows.scores, copies.scores]))
+
+
+def _add(matches: Matches, some: slice | NDArray[np.int64], found: Matches, ids: NDArray[np.int64] | None) -> None:
+    """Keep the best of what some queries had and of what was found for them, as many as they had."""
+    rows = np.hstack([matches.ids[some], found.ids])
+    scores = np.hstack([matches.scores[some], found.scores])
+    matches.ids[some], matches.scores[some] = kernels.best(rows, scores, matches.ids.shape[1], ids)
 
 
 def _padded(chosen: NDArray[np.bool_]) -> NDArray[np.int32]:

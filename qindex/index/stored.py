@@ -74,7 +74,7 @@ class Stored:
     ) -> Stored:
         """The rows of (n, dim) floats. Quantizers are fitted to them unless they are fitted already."""
         rows = as_vectors(vectors, nonempty=True)
-        quantizer = _checked(quantizer, rescore, metric)
+        quantizer = checked(quantizer, rescore, metric)
         new_ids = as_ids(ids, len(rows), next_id=0)
         fitted, rescore = _fitted(quantizer, rescore, metric, rows)
         fine_codes = None if rescore is None else FineCoder(fitted, rescore, metric).encode(rows)
@@ -93,7 +93,7 @@ class Stored:
         seed: int,
     ) -> Stored:
         """The same of vectors that are read in blocks: quantizers are fitted to a random sample."""
-        fitted = _checked(quantizer, rescore, metric)
+        fitted = checked(quantizer, rescore, metric)
         new_ids = as_ids(ids, source.n, next_id=0)
         if not fitted.fitted or (rescore is not None and not rescore.fitted):
             fitted, rescore = _fitted(fitted, rescore, metric, source.sample(source.n, seed))
@@ -185,8 +185,8 @@ class Stored:
         return dataclasses.replace(self, codes=some(self.codes), rescore_codes=fine, ids=self.ids[chosen])
 
 
-def _checked(quantizer: Quantizer | None, rescore: Quantizer | None, metric: Metric) -> Quantizer:
-    """The quantizer to take."""
+def checked(quantizer: Quantizer | None, rescore: Quantizer | None, metric: Metric) -> Quantizer:
+    """The quantizer to take, once both are known to be some that suit the metric."""
     quantizer = Int8() if quantizer is None else quantizer
     for name, given in (("quantizer", quantizer), ("rescore", rescore)):
         if given is not None and (isinstance(given, type) or not isinstance(given, Quantizer)):
