@@ -25,7 +25,12 @@ from qindex_kernels.rotor import Rotor, Steps
 logger = logging.getLogger(__name__)
 
 # Where the definitions of a module of kernels are, if not in reference.py.
-_REFERENCES = {"walk": "reference_graph", "link": "reference_graph"}
+_REFERENCES = {
+    "walk": "reference_graph",
+    "link": "reference_graph",
+    "layers": "reference_layers",
+    "attend": "reference_layers",
+}
 
 # NumPy scores about 30 MB of codes a second, so this much takes as long as loading numba and one cached kernel.
 _NUMPY_BYTES = 16 << 20
@@ -113,6 +118,9 @@ def _call_on_few_rows(function: Callable[..., Any], name: str, kind: str, block:
         one = np.ones((1, 1), np.float32)
         function(Rotor((Steps(one, np.zeros(1, np.intp)),)), one.copy(), False)
         return
+    if name in LAYERS:
+        _call_on_one_token(function, name)
+        return
     format, levels = FORMATS[kind], (Level("float32", block, np.ones(1, np.float32)),) if block else ()
     dim, tables = format.span, np.zeros((1, 1 << format.bits), np.int8) if format.kind == "codebook" else None
     rows = Rows(kind, dim, np.zeros((1, format.row_bytes(dim)), np.uint8), levels=levels, tables=tables)
@@ -147,6 +155,30 @@ def _call_on_few_rows(function: Callable[..., Any], name: str, kind: str, block:
                 function(rows, x, 0)
 
 
+def _call_on_one_token(function: Callable[..., Any], name: str) -> None:
+    one = np.ones((1, 1), np.float32)
+    match name:
+        case "attend":
+            function(one[None], one[None], one[None], np.array([[0, 1, 0, 1]]), 1.0, -1, -1, one[None].copy())
+        case "layer_norm":
+            function(one, one[0], one[0], 1.0, one.copy())
+        case "rms_norm":
+            function(one, one[0], 1.0, one.copy())
+        case _:
+            function(one, one.copy())
+
+
+# What layers.py calls, and the modules that have it; all of it is float32.
+LAYERS = {
+    "attend": "attend",
+    "layer_norm": "layers",
+    "rms_norm": "layers",
+    "gelu": "layers",
+    "gelu_tanh": "layers",
+    "silu": "layers",
+    "tanh": "layers",
+}
+
 _MODULES = {
     "topk": "topk",
     "topk_lists": "lists",
@@ -165,9 +197,9 @@ def warmup(progress: bool | None = None) -> None:
     """Compile every kernel for this machine, or load it from disk. `progress=None` shows a bar on a terminal."""
     kinds = [kind for kind, format in FORMATS.items() if format.kind != "exponent"]
     names = [(name, kind) for kind in kinds for name in _MODULES if _exists(name, kind)]
-    names.append(("rotate", "float32"))
+    names += [(name, "float32") for name in ("rotate", *LAYERS)]
     for name, kind in tqdm(names, desc="kernels", unit="kernel", disable=None if progress is None else not progress):
-        function = loader.function(_MODULES.get(name, name), name, kind, float("inf"))
+        function = loader.function((_MODULES | LAYERS).get(name, name), name, kind, float("inf"))
         if name in ("topk", "matmul_int8") and FORMATS[kind].kind != "one_hot":
             _call_on_few_rows(function, name, kind, block=64)
 

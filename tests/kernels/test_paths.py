@@ -31,6 +31,7 @@ CHECKS = [
     "test_batch.py",
     "test_matmul.py",
     "test_rotate.py",
+    "test_layers.py",
     "test_walk.py",
     "test_one_hot.py",
     "test_reads.py",
@@ -48,7 +49,7 @@ import hashlib, sys
 import numpy as np
 from kernel_rows import INTEGER_KINDS, made
 from test_door import coded
-from qindex import kernels
+from qindex import kernels, layers
 from qindex.types import Queries
 exact, rounded, rng = hashlib.sha256(), hashlib.sha256(), np.random.default_rng(0)
 for kind, tree in (("float32", "none"), ("e4m3", "mx"), ("int4", "affine"), ("nf4", "tables"), ("sign", "nv")):
@@ -63,6 +64,11 @@ for kind, tree in (("float32", "none"), ("e4m3", "mx"), ("int4", "affine"), ("nf
     rounded.update(kernels.matmul(x, codes).tobytes())
 if sys.argv[1] == "reference":
     assert "numba" not in sys.modules
+q, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((60, 4, 32), (9, 100)))
+rounded.update(layers.attend(q, q[:, ::2], q[:, 1::2], np.array([[0, 60, 0, 60]]), scaling=0.2, right=0).tobytes())
+for function in (layers.gelu, layers.silu, layers.tanh):
+    rounded.update(function(x).tobytes())
+exact.update(layers.layer_norm(x, x[0], x[1], 1e-5).tobytes() + layers.rms_norm(x, x[0], 1e-5).tobytes())
 print(exact.hexdigest(), rounded.hexdigest())
 """
 

@@ -418,16 +418,7 @@ def larger_size(typingctx, a, b):
 @intrinsic
 def largest_lane(typingctx, a):
     """The largest of the sixteen numbers."""
-
-    def codegen(context, builder, signature, args):
-        lanes = args[0]
-        while lanes.type.count > 1:
-            half = lanes.type.count // 2
-            low, high = v.slice(builder, lanes, 0, half), v.slice(builder, lanes, half, 2 * half)
-            lanes = builder.select(builder.fcmp_ordered(">", low, high), low, high)
-        return builder.extract_element(lanes, I32(0))
-
-    return types.float32(f32x16), codegen
+    return types.float32(f32x16), lambda context, builder, signature, args: v.largest(builder, args[0])
 
 
 @intrinsic

@@ -146,3 +146,12 @@ def tree_sum(builder, lanes):
         half = lanes.type.count // 2
         lanes = builder.fadd(slice(builder, lanes, 0, half), slice(builder, lanes, half, 2 * half))
     return builder.extract_element(lanes, I32(0))
+
+
+def largest(builder, lanes):
+    """The largest of the lanes."""
+    while lanes.type.count > 1:
+        half = lanes.type.count // 2
+        low, high = slice(builder, lanes, 0, half), slice(builder, lanes, half, 2 * half)
+        lanes = builder.select(builder.fcmp_ordered(">", low, high), low, high)
+    return builder.extract_element(lanes, I32(0))
