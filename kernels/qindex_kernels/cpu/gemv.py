@@ -58,7 +58,7 @@ def terms_for(rows: RowAddresses, queries: Queries) -> Terms:
 
 @kernel
 def integer_gemv(inner_at, rows_at, queries_at, terms_at, out):
-    """As `matmul.integer_product`, to the bit."""
+    """As `linear.integer_product`, to the bit."""
     inner, rows, queries, terms = (
         read_inner(inner_at),
         read_rows(rows_at),
@@ -109,9 +109,9 @@ def gemv_blocks(inner, rows, queries, terms, first, n, out):
         here = BLOCK_ROWS * i * stride
         total = zero_f32()
         for b in range(0, rows.blocks, 16):
-            transpose(terms.dots + here + 4 * b, stride, terms.columns)
+            transpose(terms.dots + here + 4 * b, stride, terms.columns, LINE)
             if rows.zero != 0:
-                transpose(terms.shifts + here + 4 * b, stride, terms.columns + 16 * LINE)
+                transpose(terms.shifts + here + 4 * b, stride, terms.columns + 16 * LINE, LINE)
             for column in range(min(16, rows.blocks - b)):
                 total = sum_f32(total, load_f32(terms.columns + LINE * column))
                 if rows.zero != 0:

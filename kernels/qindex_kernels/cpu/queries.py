@@ -163,7 +163,8 @@ def quantize_parts(queries):
             part = read_rows(following)
             sums = zero_i32()
             for d in range(part.start, part.start + (part.dim + 63) // 64 * 64, 16):  # zeros behind the last, too
-                store_quotients(codes + d, scaled(load_f32(values + 4 * d), np.float32(part.query_unit)), step)
+                numbers = scaled(load_f32(values + 4 * d), np.float32(part.query_unit))
+                store_quotients(codes + d, numbers, step, np.float32(1) / step)
             for d in range(part.start, part.start + part.dim, 64):
                 sums = dot_u8i8(sums, ones_u8(), load_bytes(codes + d))
             poke_i32(total, sum_of_lanes(sums))
@@ -202,8 +203,9 @@ def quantize(queries):
             if step < SMALLEST_NORMAL:
                 step = np.float32(1)
             poke_f32(queries.steps + 4 * (queries.lanes * i + b), step)
+            inverse = np.float32(1) / step
             for d in range(start, stop, 16):
-                store_quotients(target + d, load_f32(source + 4 * d), step)
+                store_quotients(target + d, load_f32(source + 4 * d), step, inverse)
         totals = queries.totals + 4 * queries.lanes * i
         for b in range(blocks):
             stop = (b + 1) * block if b + 1 < blocks else width
@@ -326,7 +328,7 @@ def fill_panels(panels_at, queries_at, inner_at, all_steps):
     for p in range((queries.m + 15) // 16):
         source, target = queries.codes + 16 * queries.width * p, panels.codes + p * panels.stride
         for d in range(0, queries.width, 64):
-            transpose(source + d, queries.width, target + 16 * d)
+            transpose(source + d, queries.width, target + 16 * d, LINE)
     for i in range(queries.m):
         for b in range(queries.blocks):
             at, own = 4 * (lanes * b + i), 4 * queries.lanes * i

@@ -109,6 +109,50 @@ def add_integer_tile(
 
 
 @intrinsic(prefer_literal=True)
+def add_channel_tile(
+    typingctx, n_tokens, n_panels, tokens, token_stride, panels, quads, totals, total_stride, shift, scales, steps,
+    step_stride, sums,
+):  # fmt: skip
+    """A block: sums[t][p] += float(totals[t] * shift + <token t, panel p>) * scales[p] * steps[t], of literal numbers.
+
+    `tokens` are signed bytes, `panels` unsigned ones: for each of `quads` (even) steps of 4 bytes, 64 bytes of each
+    panel. The sums, float32, lie one behind the other; `scales` has 16 a panel.
+    """
+    if not _is_literal(n_tokens, n_panels):
+        return None
+    count, width = n_tokens.literal_value, n_panels.literal_value
+
+    def codegen(context, builder, signature, args):
+        tokens, token_stride, panels, quads, totals, total_stride, shift, scales, steps, step_stride, sums = args[2:]
+        token_at = [_at(builder, tokens, (token_stride, t)) for t in range(count)]
+        first = []
+        for t in range(count):
+            total = v.peek(builder, _at(builder, totals, (total_stride, t)), I32)
+            first += [v.splat(builder, builder.mul(total, builder.trunc(shift, I32)), 16)] * width
+        with _loop(builder, quads, UNROLL, first) as (quad, dots):
+            for u in range(UNROLL):
+                here = builder.add(quad, quad.type(u))
+                line = _at(builder, panels, (here, 64 * width))
+                panel = [v.load(builder, builder.add(line, line.type(64 * p)), u8x64.llvm) for p in range(width)]
+                for t in range(count):
+                    four = v.splat(builder, v.peek(builder, _at(builder, token_at[t], (here, 4)), I32), 16)
+                    four = builder.bitcast(four, u8x64.llvm)
+                    for p in range(width):
+                        dots[t * width + p] = v.dot_u8i8(builder, dots[t * width + p], panel[p], four)
+        scale = [v.load(builder, builder.add(scales, scales.type(64 * p)), f32x16.llvm) for p in range(width)]
+        for t in range(count):
+            step = v.splat(builder, v.peek(builder, _at(builder, steps, (step_stride, t)), F32), 16)
+            for p in range(width):
+                i = t * width + p
+                term = builder.fmul(builder.fmul(builder.sitofp(dots[i], f32x16.llvm), scale[p]), step)
+                at = builder.add(sums, sums.type(64 * i))
+                v.store(builder, builder.fadd(v.load(builder, at, f32x16.llvm), term), at)
+        return context.get_dummy_value()
+
+    return types.void(n_tokens, n_panels, *[types.intp] * 11), codegen
+
+
+@intrinsic(prefer_literal=True)
 def add_float_tile(
     typingctx, n_rows, n_panels, rows, row_stride, panels, panel_stride, dims, scales, scale_stride, sums, sum_stride
 ):
