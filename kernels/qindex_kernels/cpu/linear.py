@@ -16,6 +16,7 @@ from qindex_kernels.cpu.simd import (
     peek_f32,
     peek_i32,
     poke_f32,
+    prefetch,
     scaled,
     splat_f32,
     store_f32,
@@ -67,6 +68,7 @@ def channels_for(rows: RowAddresses, queries: Queries) -> Channels:
     room = Room(
         groups * panel_bytes, groups * block_bytes, groups * block_bytes if rows.zero else 0, 4 * GROUP * groups,
         4 * GROUP * groups, 16 * stride, 16 * scale_stride, 16 * scale_stride, 4 * TOKENS * GROUP, 4,
+        blank=True,
     )  # fmt: skip
     panels, scales, zeros, row_scales, biases, unpacked, unpacked_scales, unpacked_zeros, sums, one = room.pieces
     channels = Channels(
@@ -106,8 +108,6 @@ def unpack_channels(inner, rows, queries, channels, g, first):
             row = min(first + 16 * p + j, rows.n - 1)
             table, out = rows.table + row * rows.table_row, channels.unpacked + j * channels.stride
             call(inner.unpack, (row_address(rows, row), rows.dim, table, rows.table_block, rows.block, out))
-            at = j * channels.scale_stride
-            block_scales(rows, row, channels.unpacked_scales + at, channels.unpacked_zeros + at)
             lane, scale, bias = lanes + 4 * (16 * p + j), np.float32(1), np.float32(-0.0)  # which change nothing
             if rows.scale != 0:
                 scale = peek_f32(rows.scale + 4 * row)
@@ -118,20 +118,33 @@ def unpack_channels(inner, rows, queries, channels, g, first):
         panel = channels.panels + channels.panel_bytes * g + LINE * p
         for d in range(0, queries.width, 64):
             transpose(channels.unpacked + d, channels.stride, panel + GROUP * d, 4 * GROUP)
-        for b in range(0, rows.blocks, 16):
-            at, here = block + 4 * GROUP * b + LINE * p, 4 * b
-            transpose(channels.unpacked_scales + here, channels.scale_stride, channels.scales + at, 4 * GROUP)
-            if rows.zero != 0:
-                transpose(channels.unpacked_zeros + here, channels.scale_stride, channels.zeros + at, 4 * GROUP)
+        if rows.has_blocks != 0:
+            unpack_scales(rows, channels, first + 16 * p, block + LINE * p)
     for at in range(channels.scales + block, channels.scales + block + 4 * GROUP * rows.blocks, LINE):
-        store_f32(at, scaled(load_f32(at), unit))
+        store_f32(at, scaled(load_f32(at), unit) if rows.has_blocks != 0 else splat_f32(unit))
+
+
+@helper
+def unpack_scales(rows, channels, first, block):
+    """The scales and the zeros of the blocks of 16 rows, `block` bytes on."""
+    stride = channels.scale_stride
+    for j in range(16):
+        row = min(first + j, rows.n - 1)
+        block_scales(rows, row, channels.unpacked_scales + j * stride, channels.unpacked_zeros + j * stride)
+    for b in range(0, rows.blocks, 16):
+        at = block + 4 * GROUP * b
+        transpose(channels.unpacked_scales + 4 * b, stride, channels.scales + at, 4 * GROUP)
+        if rows.zero != 0:
+            transpose(channels.unpacked_zeros + 4 * b, stride, channels.zeros + at, 4 * GROUP)
 
 
 @helper
 def multiply(inner, rows, queries, channels, g, first, i, out):
     """The products of the tokens from i on with group g, the rows from `first` on, which has the results."""
-    for at in range(channels.sums, channels.sums + 4 * TOKENS * GROUP, LINE):
-        store_f32(at, zero_f32())
+    for t in range(TOKENS):
+        for lane in range(0, 4 * GROUP, LINE):
+            store_f32(channels.sums + 4 * GROUP * t + lane, zero_f32())
+            prefetch(out + 4 * ((i + t) * rows.n + first) + lane)
     own, width = 4 * queries.lanes, queries.width
     tokens, panels = queries.codes + width * i, channels.panels + channels.panel_bytes * g
     totals, own_steps = queries.totals + own * i, queries.steps + own * i

@@ -406,60 +406,59 @@ def transpose(typingctx, address, stride, out, out_stride):
 
 @intrinsic
 def larger_size(typingctx, a, b):
-    """The larger of a and abs(b) in each lane; a is not negative."""
+    """The larger of a and abs(b) in each lane; a is not negative. NaN is larger than all numbers."""
 
     def codegen(context, builder, signature, args):
-        size = v.call(builder, "llvm.fabs.v16f32", f32x16.llvm, args[1])
-        return builder.select(builder.fcmp_ordered(">", size, args[0]), size, args[0])
+        a, b = (builder.bitcast(one, i32x16.llvm) for one in args)
+        size = builder.and_(b, v.const(i32x16.llvm, 0x7FFFFFFF))
+        return builder.bitcast(builder.select(builder.icmp_signed(">", size, a), size, a), f32x16.llvm)
 
     return f32x16(f32x16, f32x16), codegen
 
 
 @intrinsic
 def largest_lane(typingctx, a):
-    """The largest of the sixteen numbers."""
+    """The largest of sixteen numbers that are not negative, or NaN."""
 
     def codegen(context, builder, signature, args):
-        lanes = args[0]
-        while lanes.type.count > 1:
-            half = lanes.type.count // 2
-            low, high = v.slice(builder, lanes, 0, half), v.slice(builder, lanes, half, 2 * half)
-            lanes = builder.select(builder.fcmp_ordered(">", low, high), low, high)
-        return builder.extract_element(lanes, I32(0))
+        largest = v.call(builder, "llvm.vector.reduce.smax.v16i32", I32, builder.bitcast(args[0], i32x16.llvm))
+        return builder.bitcast(largest, F32)
 
     return types.float32(f32x16), codegen
 
 
 # A product with the inverse and a quotient, of up to 127, differ by less than 2.5 * 2 ** -24 * 127.
 _NEAR_HALF = 0.5 - 2.0**-14
+# Added to a small number, it leaves the nearest integer in the lowest bits.
+_ROUNDING = 1.5 * 2.0**23
 
 
 @intrinsic
-def store_quotients(typingctx, address, a, step, inverse):
-    """Store a / step, of up to 127, rounded half to even, as sixteen int8 numbers; `inverse` is 1 / step.
+def quotients(typingctx, a, step, inverse):
+    """a / step, of at most 127 in magnitude, rounded half to even, in int32; `inverse` is 1 / step.
 
-    Divisions take most of the time of rounding a query, and only decide what lies half-way between two integers.
+    Divisions would take most of the time of rounding a query: only what may lie half-way between integers is divided.
     """
 
     def codegen(context, builder, signature, args):
-        address, a, step, inverse = args
+        a, step, inverse = args[0], *(v.splat(builder, number, 16) for number in args[1:])
+        rounding = v.const(f32x16.llvm, _ROUNDING)
+        moved = v.call(builder, "llvm.fmuladd.v16f32", f32x16.llvm, a, inverse, rounding)
+        fast = builder.sub(builder.bitcast(moved, i32x16.llvm), v.const(i32x16.llvm, 0x4B400000))
+        whole = builder.fsub(moved, rounding)
+        error = v.call(builder, "llvm.fmuladd.v16f32", f32x16.llvm, a, inverse, builder.fneg(whole))
+        error = v.call(builder, "llvm.fabs.v16f32", f32x16.llvm, error)
+        unsure = builder.bitcast(builder.fcmp_ordered(">", error, v.const(f32x16.llvm, _NEAR_HALF)), I16)
+        before = builder.block
+        with builder.if_then(builder.icmp_signed("!=", unsure, I16(0)), likely=False):
+            divided = v.call(builder, "llvm.rint.v16f32", f32x16.llvm, builder.fdiv(a, step))
+            slow, divided_in = builder.fptosi(divided, i32x16.llvm), builder.block
+        result = builder.phi(i32x16.llvm)
+        result.add_incoming(fast, before)
+        result.add_incoming(slow, divided_in)
+        return result
 
-        def rounded(quotients):
-            return v.call(builder, "llvm.rint.v16f32", f32x16.llvm, quotients)
-
-        def store(whole):
-            v.store(builder, builder.trunc(builder.fptosi(whole, i32x16.llvm), v.vec(I8, 16)), address)
-
-        quotients = builder.fmul(a, v.splat(builder, inverse, 16))
-        whole = rounded(quotients)
-        store(whole)
-        error = v.call(builder, "llvm.fabs.v16f32", f32x16.llvm, builder.fsub(quotients, whole))
-        unsure = builder.fcmp_ordered(">", error, v.const(f32x16.llvm, _NEAR_HALF))
-        with builder.if_then(builder.icmp_signed("!=", builder.bitcast(unsure, I16), I16(0)), likely=False):
-            store(rounded(builder.fdiv(a, v.splat(builder, step, 16))))
-        return context.get_dummy_value()
-
-    return types.void(types.intp, f32x16, types.float32, types.float32), codegen
+    return i32x16(f32x16, types.float32, types.float32), codegen
 
 
 @intrinsic
