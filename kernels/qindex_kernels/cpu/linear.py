@@ -27,7 +27,7 @@ from qindex_kernels.cpu.simd import (
     zero_f32,
 )
 from qindex_kernels.cpu.sources import helper, kernel
-from qindex_kernels.cpu.tile import add_channel_tile
+from qindex_kernels.cpu.tile import add_channel_tile, channel_tile
 
 TOKENS = 6  # of a tile: with four panels, 24 sums in registers, and four for the panels
 PANELS = 4
@@ -120,8 +120,9 @@ def unpack_channels(inner, rows, queries, channels, g, first):
             transpose(channels.unpacked + d, channels.stride, panel + GROUP * d, 4 * GROUP)
         if rows.has_blocks != 0:
             unpack_scales(rows, channels, first + 16 * p, block + LINE * p)
-    for at in range(channels.scales + block, channels.scales + block + 4 * GROUP * rows.blocks, LINE):
-        store_f32(at, scaled(load_f32(at), unit) if rows.has_blocks != 0 else splat_f32(unit))
+    if rows.has_blocks != 0:
+        for at in range(channels.scales + block, channels.scales + block + 4 * GROUP * rows.blocks, LINE):
+            store_f32(at, scaled(load_f32(at), unit))
 
 
 @helper
@@ -141,17 +142,50 @@ def unpack_scales(rows, channels, first, block):
 @helper
 def multiply(inner, rows, queries, channels, g, first, i, out):
     """The products of the tokens from i on with group g, the rows from `first` on, which has the results."""
+    own, lanes, out_stride = 4 * queries.lanes, 4 * GROUP * g, 4 * rows.n
+    out += i * out_stride + 4 * first
     for t in range(TOKENS):
         for lane in range(0, 4 * GROUP, LINE):
-            store_f32(channels.sums + 4 * GROUP * t + lane, zero_f32())
-            prefetch(out + 4 * ((i + t) * rows.n + first) + lane)
+            prefetch(out + t * out_stride + lane)
+    if rows.has_blocks != 0:
+        multiply_blocks(inner, rows, queries, channels, g, i)
+    else:
+        whole = first + GROUP <= rows.n
+        channel_tile(
+            TOKENS, PANELS, queries.codes + queries.width * i, queries.width, channels.panels + channels.panel_bytes * g,
+            queries.width // 4, queries.totals + own * i, own, -inner.bias, np.float32(rows.integer_unit),
+            queries.steps + own * i, own, channels.row_scales + lanes, channels.biases + lanes,
+            out if whole else channels.sums, out_stride if whole else 4 * GROUP,
+        )  # fmt: skip
+        if whole:
+            return
+    n = min(GROUP, rows.n - first)
+    for t in range(TOKENS):
+        step = np.float32(1)
+        if queries.per_block == 0:
+            step = peek_f32(queries.steps + own * (i + t))
+        for lane in range(0, 4 * n, LINE):
+            total = load_f32(channels.sums + 4 * GROUP * t + lane)
+            if rows.has_blocks != 0:
+                total = times(scaled(total, step), load_f32(channels.row_scales + lanes + lane))
+                total = sum_f32(total, load_f32(channels.biases + lanes + lane))
+            if n == GROUP:
+                store_f32(out + t * out_stride + lane, total)
+            else:
+                store_first(out + t * out_stride + lane, total, n - lane // 4)
+
+
+@helper
+def multiply_blocks(inner, rows, queries, channels, g, i):
+    """Leaves in `sums` the sums over the blocks."""
+    for at in range(channels.sums, channels.sums + 4 * TOKENS * GROUP, LINE):
+        store_f32(at, zero_f32())
     own, width = 4 * queries.lanes, queries.width
     tokens, panels = queries.codes + width * i, channels.panels + channels.panel_bytes * g
-    totals, own_steps = queries.totals + own * i, queries.steps + own * i
+    totals, steps, step_stride, step_bytes = queries.totals + own * i, channels.one, 0, 0
     scales, zeros = channels.scales + channels.block_bytes * g, channels.zeros + channels.block_bytes * g
-    steps, step_stride, step_bytes = channels.one, 0, 0
     if queries.per_block != 0:
-        steps, step_stride, step_bytes = own_steps, own, 4
+        steps, step_stride, step_bytes = queries.steps + own * i, own, 4
     for b in range(rows.blocks):
         start = b * rows.block
         stop = start + rows.block if b + 1 < rows.blocks else width
@@ -160,10 +194,7 @@ def multiply(inner, rows, queries, channels, g, first, i, out):
             -inner.bias, scales + 4 * GROUP * b, steps + step_bytes * b, step_stride, channels.sums,
         )  # fmt: skip
         if rows.zero != 0:
-            add_zeros(
-                zeros + 4 * GROUP * b, totals + 4 * b, own, steps + step_bytes * b, step_stride, channels.sums
-            )
-    finish(rows, queries, channels, 4 * GROUP * g, first, i, own_steps, own, out)
+            add_zeros(zeros + 4 * GROUP * b, totals + 4 * b, own, steps + step_bytes * b, step_stride, channels.sums)
 
 
 @helper
@@ -175,20 +206,3 @@ def add_zeros(zeros, totals, own, steps, step_stride, sums):
         for lane in range(0, 4 * GROUP, LINE):
             at = sums + 4 * GROUP * t + lane
             store_f32(at, sum_f32(load_f32(at), times(times(total, load_f32(zeros + lane)), step)))
-
-
-@helper
-def finish(rows, queries, channels, lanes, first, i, steps, own, out):
-    """Results from sums, stored for the rows there are."""
-    n = min(GROUP, rows.n - first)
-    for t in range(TOKENS):
-        target, step = out + 4 * ((i + t) * rows.n + first), np.float32(1)
-        if queries.per_block == 0:
-            step = peek_f32(steps + own * t)
-        for lane in range(0, 4 * n, LINE):
-            total = times(scaled(load_f32(channels.sums + 4 * GROUP * t + lane), step), load_f32(channels.row_scales + lanes + lane))
-            total = sum_f32(total, load_f32(channels.biases + lanes + lane))
-            if n == GROUP:
-                store_f32(target + lane, total)
-            else:
-                store_first(target + lane, total, n - lane // 4)
