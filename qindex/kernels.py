@@ -10,6 +10,7 @@ Work is split over a thread pool of our own (kernels release the GIL) when it is
 """
 
 import importlib
+import math
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, overload
@@ -531,7 +532,7 @@ def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "fl
         found = threads.map(lambda part: function(rows.part(part), x, *options), [(part,) for part in parts])
         result = np.concatenate(found, axis=1)
     # A row of x that is not finite gives a row of which no number is.
-    if not np.isfinite(result[:, 0]).all() and not np.isfinite(x).all():
+    if not math.isfinite(result[:, 0].sum()) and not np.isfinite(x).all():
         raise ValueError("x must be finite, but holds NaN or infinity")
     return result
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from qindex_kernels.cpu.addresses import RowAddresses, block_scales, read_rows, row_address
 from qindex_kernels.cpu.inner import call, read_inner
-from qindex_kernels.cpu.queries import Queries, order, read_queries
+from qindex_kernels.cpu.queries import Queries, order, read_queries, take_all
 from qindex_kernels.cpu.record import INTEGER, LINE, Record, Room, reader
 from qindex_kernels.cpu.simd import (
     load_f32,
@@ -26,7 +26,7 @@ from qindex_kernels.cpu.simd import (
     transpose,
     zero_f32,
 )
-from qindex_kernels.cpu.sources import helper, kernel
+from qindex_kernels.cpu.sources import helper, inlined, kernel
 from qindex_kernels.cpu.tile import add_channel_tile, channel_tile
 
 TOKENS = 6  # of a tile: with four panels, 24 sums in registers, and four for the panels
@@ -81,10 +81,11 @@ def channels_for(rows: RowAddresses, queries: Queries) -> Channels:
 
 
 @kernel
-def integer_product(inner_at, rows_at, queries_at, channels_at, out):
+def integer_product(inner_at, rows_at, queries_at, channels_at, x, out):
     """Of at least TOKENS queries. As `gemv.integer_gemv`, to the bit."""
     inner, rows, queries = read_inner(inner_at), read_rows(rows_at), read_queries(queries_at)
     channels = read_channels(channels_at)
+    take_all(queries, rows, True, x)
     order(queries)
     poke_f32(channels.one, np.float32(1))
     out_at = np.intp(out.ctypes.data)
@@ -99,7 +100,7 @@ def integer_product(inner_at, rows_at, queries_at, channels_at, out):
                     multiply(inner, rows, queries, channels, g, first + GROUP * g, min(i, queries.m - TOKENS), out_at)
 
 
-@helper
+@inlined
 def unpack_channels(inner, rows, queries, channels, g, first):
     """The rows from `first` on as group g; past the end the last row again."""
     unit, lanes, block = np.float32(rows.integer_unit), 4 * GROUP * g, channels.block_bytes * g
@@ -139,7 +140,7 @@ def unpack_scales(rows, channels, first, block):
             transpose(channels.unpacked_zeros + 4 * b, stride, channels.zeros + at, 4 * GROUP)
 
 
-@helper
+@inlined
 def multiply(inner, rows, queries, channels, g, first, i, out):
     """The products of the tokens from i on with group g, the rows from `first` on, which has the results."""
     own, lanes, out_stride = 4 * queries.lanes, 4 * GROUP * g, 4 * rows.n
@@ -175,7 +176,7 @@ def multiply(inner, rows, queries, channels, g, first, i, out):
                 store_first(out + t * out_stride + lane, total, n - lane // 4)
 
 
-@helper
+@inlined
 def multiply_blocks(inner, rows, queries, channels, g, i):
     """Leaves in `sums` the sums over the blocks."""
     for at in range(channels.sums, channels.sums + 4 * TOKENS * GROUP, LINE):

@@ -16,7 +16,7 @@ from qindex_kernels.cpu.exact import decode_row, decoded_stride
 from qindex_kernels.cpu.gemv import finish, integer_gemv, terms_for
 from qindex_kernels.cpu.inner import inner, read_inner
 from qindex_kernels.cpu.linear import TOKENS, channels_for, integer_product
-from qindex_kernels.cpu.queries import contiguous, copy_row, prepare, queries_for
+from qindex_kernels.cpu.queries import contiguous, copy_row, queries_for
 from qindex_kernels.cpu.record import LINE, Room
 from qindex_kernels.cpu.simd import peek_f32
 from qindex_kernels.cpu.sources import kernel
@@ -65,16 +65,27 @@ def matmul(rows: Rows, x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def matmul_int8(rows: Rows, x: NDArray[np.float32], x_block: int) -> NDArray[np.float32]:
     """As `reference.matmul_int8`, to the bit."""
-    found, few = addressed(rows), len(x) < TOKENS
-    functions = inner(kind_of(rows), "unpack" if not few else "block_sums" if found.has_blocks else "dots")
-    queries = queries_for(found, len(x), functions.step, x_block > 0)
-    out = np.empty((len(x), found.n), np.float32)
-    known, x = (functions.address, found.address, queries.address), contiguous(x)
-    prepare(queries.address, True, x)
-    if few:
-        terms = terms_for(found, queries)
-        integer_gemv(*known, terms.address, out)
+    found, m = addressed(rows), len(x)
+    out, x, spare = np.empty((m, found.n), np.float32), contiguous(x), []
+    if m < TOKENS:
+        spare = found.spare_few.setdefault((m, x_block > 0), [])
+        few = spare.pop() if spare else Few(rows, m, x_block > 0)
+        integer_gemv(*few.addresses, x, out)
+        spare.append(few)  # a list is safe between threads
     else:
+        functions = inner(kind_of(rows), "unpack")
+        queries = queries_for(found, m, functions.step, x_block > 0)
         channels = channels_for(found, queries)
-        integer_product(*known, channels.address, out)
+        integer_product(functions.address, found.address, queries.address, channels.address, x, out)
     return out
+
+
+class Few:
+    """What products with few queries need beside them: making it takes as long as multiplying a small matrix."""
+
+    def __init__(self, rows: Rows, m: int, per_block: bool) -> None:
+        found = addressed(rows)
+        self.functions = inner(kind_of(rows), "block_sums" if found.has_blocks else "dots")
+        self.queries = queries_for(found, m, self.functions.step, per_block)
+        self.terms = terms_for(found, self.queries)
+        self.addresses = tuple(one.address for one in (self.functions, found, self.queries, self.terms))

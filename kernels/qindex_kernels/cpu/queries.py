@@ -98,7 +98,12 @@ def copy_codes(source, target, width):
 def prepare(queries_at, integers, x):
     """Take queries from an array (m, dim), which outlives them, and round them if kernels want integers."""
     queries = read_queries(queries_at)
-    rows = read_rows(queries.rows)
+    take_all(queries, read_rows(queries.rows), integers, x)
+
+
+@helper
+def take_all(queries, rows, integers, x):
+    """As `prepare`."""
     if queries.padded == 0:
         queries.values = np.intp(x.ctypes.data)
     else:
