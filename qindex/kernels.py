@@ -10,6 +10,7 @@ Work is split over a thread pool of our own (kernels release the GIL) when it is
 """
 
 import importlib
+import math
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, overload
@@ -49,7 +50,10 @@ _WALK_BYTES = 6 << 20
 _SPLIT_WALKS = 8
 
 # Rows that a matrix product takes at once: no part of a split ends within them.
-_ROW_GROUP = 24
+_ROW_GROUP = 64
+
+# Rows of x for which a thread unpacks codes itself, rather than sharing them out.
+_MANY_TOKENS = 96
 
 
 # Kernels keep what they know of rows for as long as the rows live, so rows live as long as their codes.
@@ -509,8 +513,6 @@ def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "fl
     if codes.more:
         raise ValueError("codes must lie in one part for a matrix product, got rows in several: use kernels.scores")
     x = np.ascontiguousarray(_in_the_space_of(codes, x))
-    if not np.isfinite(np.vdot(x, x)) and not np.isfinite(x).all():
-        raise ValueError("x must be finite, but holds NaN or infinity")
     if not len(x) or not len(codes):
         return np.zeros((len(x), len(codes)), np.float32)
     name = "matmul" if activations == "float32" else "matmul_int8"
@@ -521,10 +523,18 @@ def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "fl
     rows = _rows(codes)
     n_parts = max(1, min(threads.count, codes.data.nbytes * max(len(x) // 8, 1) // _SPLIT_BYTES))
     if n_parts == 1:
-        return function(rows, x, *options)
-    parts = split(len(codes), n_parts, _ROW_GROUP)
-    found = threads.map(lambda part: function(rows.part(part), x, *options), [(part,) for part in parts])
-    return np.concatenate(found, axis=1)
+        result = function(rows, x, *options)
+    elif len(x) >= _MANY_TOKENS * n_parts:  # each thread takes some rows of x over all codes
+        found = threads.map(lambda part: function(rows, x[part], *options), [(p,) for p in split(len(x), n_parts)])
+        result = np.concatenate(found)
+    else:
+        parts = split(len(codes), n_parts, _ROW_GROUP)
+        found = threads.map(lambda part: function(rows.part(part), x, *options), [(part,) for part in parts])
+        result = np.concatenate(found, axis=1)
+    # A row of x that is not finite gives a row of which no number is.
+    if not math.isfinite(result[:, 0].sum()) and not np.isfinite(x).all():
+        raise ValueError("x must be finite, but holds NaN or infinity")
+    return result
 
 
 def rotate(rotor: Rotor, rows: Vectors, *, backwards: bool = False) -> None:

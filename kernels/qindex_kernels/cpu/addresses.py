@@ -227,7 +227,7 @@ def _addressed(rows: Rows) -> RowAddresses:
         setattr(found, f"{name}_kind", SCALE_KINDS[levels[name].kind])
         setattr(found, f"{name}_bytes", data.itemsize)
         setattr(found, f"{name}_row", row)
-    found.spare = {}  # what topk keeps from call to call
+    found.spare, found.spare_few = {}, {}  # what topk, and products with few queries, keep from call to call
     keep = [part.data for part in rows.parts] + [level.data for level in rows.levels]
     found.keep = (*keep, rows.scale, rows.bias, table, places, copies)
     return found
@@ -337,7 +337,7 @@ def zero_address(rows, row):
     return (rows.zero if row < rows.tail_start else rows.zero_tail) + row * rows.zero_row
 
 
-@helper
+@inlined
 def block_scales(rows, row, scales, zeros):
     """Write the scale and the zero of each block of a row to two addresses, with room for whole registers."""
     fine, zero = fine_address(rows, row), zero_address(rows, row)

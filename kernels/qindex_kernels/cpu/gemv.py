@@ -4,7 +4,7 @@ import numpy as np
 
 from qindex_kernels.cpu.addresses import RowAddresses, block_scales, read_rows, row_address
 from qindex_kernels.cpu.inner import call, read_inner
-from qindex_kernels.cpu.queries import Queries, order, read_queries
+from qindex_kernels.cpu.queries import Queries, order, read_queries, take_all
 from qindex_kernels.cpu.record import INTEGER, LINE, Record, Room, reader
 from qindex_kernels.cpu.simd import (
     as_f32,
@@ -21,7 +21,7 @@ from qindex_kernels.cpu.simd import (
     transpose,
     zero_f32,
 )
-from qindex_kernels.cpu.sources import helper, kernel
+from qindex_kernels.cpu.sources import helper, inlined, kernel
 
 PLAIN_ROWS = 64  # rows that stay in the L1 cache while a few queries pass over them
 BLOCK_ROWS = 16  # rows with block scales: the lanes of their sums
@@ -57,14 +57,15 @@ def terms_for(rows: RowAddresses, queries: Queries) -> Terms:
 
 
 @kernel
-def integer_gemv(inner_at, rows_at, queries_at, terms_at, out):
-    """As `matmul.integer_product`, to the bit."""
+def integer_gemv(inner_at, rows_at, queries_at, terms_at, x, out):
+    """As `linear.integer_product`, to the bit."""
     inner, rows, queries, terms = (
         read_inner(inner_at),
         read_rows(rows_at),
         read_queries(queries_at),
         read_terms(terms_at),
     )
+    take_all(queries, rows, True, x)
     order(queries)
     for start, stop in ((0, rows.tail_start), (rows.tail_start, rows.n)):
         if rows.has_blocks != 0:
@@ -109,9 +110,9 @@ def gemv_blocks(inner, rows, queries, terms, first, n, out):
         here = BLOCK_ROWS * i * stride
         total = zero_f32()
         for b in range(0, rows.blocks, 16):
-            transpose(terms.dots + here + 4 * b, stride, terms.columns)
+            transpose(terms.dots + here + 4 * b, stride, terms.columns, LINE)
             if rows.zero != 0:
-                transpose(terms.shifts + here + 4 * b, stride, terms.columns + 16 * LINE)
+                transpose(terms.shifts + here + 4 * b, stride, terms.columns + 16 * LINE, LINE)
             for column in range(min(16, rows.blocks - b)):
                 total = sum_f32(total, load_f32(terms.columns + LINE * column))
                 if rows.zero != 0:
@@ -124,7 +125,7 @@ def gemv_blocks(inner, rows, queries, terms, first, n, out):
         finish(rows, first, n, out, i)
 
 
-@helper
+@inlined
 def join_parts(rows, raw):
     """Sums of blocks from sums of 16 dimensions, in place."""
     parts = rows.block // 16
@@ -135,7 +136,7 @@ def join_parts(rows, raw):
         poke_i32(raw + 4 * b, total)
 
 
-@helper
+@inlined
 def multiply(inner, rows, queries, terms, own, dots, shifts):
     """The terms of the blocks of a row, with the query whose steps and totals begin `own` bytes on."""
     unit, bias, step = np.float32(rows.integer_unit), np.int32(-inner.bias), splat_f32(np.float32(1))

@@ -161,7 +161,7 @@ def fill_members(inner, rows, queries, search, panels, lists, first, last):
         if lane % 16 == 15:
             target = panels.codes + lane // 16 * panels.stride
             for d in range(0, width, 64):
-                transpose(lists.gathered + d, width, target + 16 * d)
+                transpose(lists.gathered + d, width, target + 16 * d, LINE)
 
 
 def suits_tiles(rows: RowAddresses) -> bool:

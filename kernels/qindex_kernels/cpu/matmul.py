@@ -15,44 +15,14 @@ from qindex_kernels.cpu.addresses import addressed, kind_of, read_rows
 from qindex_kernels.cpu.exact import decode_row, decoded_stride
 from qindex_kernels.cpu.gemv import finish, integer_gemv, terms_for
 from qindex_kernels.cpu.inner import inner, read_inner
-from qindex_kernels.cpu.product import add_panels, group_for, read_group, tile_shape, unpack_group
-from qindex_kernels.cpu.queries import (
-    contiguous,
-    copy_row,
-    fill_panels,
-    panels_for,
-    prepare,
-    queries_for,
-    read_panels,
-    read_queries,
-)
+from qindex_kernels.cpu.linear import TOKENS, channels_for, integer_product
+from qindex_kernels.cpu.queries import contiguous, copy_row, queries_for
 from qindex_kernels.cpu.record import LINE, Room
 from qindex_kernels.cpu.simd import peek_f32
 from qindex_kernels.cpu.sources import kernel
 from qindex_kernels.cpu.tile import float_tile
 from qindex_kernels.layout import Rows
 
-GEMV_QUERIES = 4  # up to so many, unpacking rows for a tile does not pay
-
-
-@kernel
-def integer_product(inner_at, rows_at, queries_at, panels_at, group_at, out):
-    inner, rows, queries = read_inner(inner_at), read_rows(rows_at), read_queries(queries_at)
-    panels, group = read_panels(panels_at), read_group(group_at)
-    for first in range(0, rows.n, group.n):
-        unpack_group(inner, rows, first, group, False)
-        p = 0
-        while p < panels.n:
-            add_panels(rows, panels, p, group, LINE * p, first + group.n)
-            p += tile_shape(panels.n - p)[1]
-        n = min(group.n, rows.n - first)
-        for i in range(queries.m):
-            step = np.float32(1)
-            if queries.per_block == 0:
-                step = peek_f32(queries.steps + 4 * queries.lanes * i)
-            for j in range(n):
-                out[i, first + j] = peek_f32(group.sums + j * group.sum_stride + 4 * i) * step
-            finish(rows, first, n, out, i)
 
 
 @kernel
@@ -95,18 +65,27 @@ def matmul(rows: Rows, x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def matmul_int8(rows: Rows, x: NDArray[np.float32], x_block: int) -> NDArray[np.float32]:
     """As `reference.matmul_int8`, to the bit."""
-    found, few = addressed(rows), len(x) <= GEMV_QUERIES
-    functions = inner(kind_of(rows), "unpack" if not few else "block_sums" if found.has_blocks else "dots")
-    queries = queries_for(found, len(x), functions.step, x_block > 0)
-    out = np.empty((len(x), found.n), np.float32)
-    known, x = (functions.address, found.address, queries.address), contiguous(x)
-    prepare(queries.address, True, x)
-    if few:
-        terms = terms_for(found, queries)
-        integer_gemv(*known, terms.address, out)
+    found, m = addressed(rows), len(x)
+    out, x, spare = np.empty((m, found.n), np.float32), contiguous(x), []
+    if m < TOKENS:
+        spare = found.spare_few.setdefault((m, x_block > 0), [])
+        few = spare.pop() if spare else Few(rows, m, x_block > 0)
+        integer_gemv(*few.addresses, x, out)
+        spare.append(few)  # a list is safe between threads
     else:
-        panels = panels_for(queries)
-        group = group_for(found, queries, panels.n, panels.n)
-        fill_panels(panels.address, queries.address, functions.address, False)
-        integer_product(*known, panels.address, group.address, out)
+        functions = inner(kind_of(rows), "unpack")
+        queries = queries_for(found, m, functions.step, x_block > 0)
+        channels = channels_for(found, queries)
+        integer_product(functions.address, found.address, queries.address, channels.address, x, out)
     return out
+
+
+class Few:
+    """What products with few queries need beside them: making it takes as long as multiplying a small matrix."""
+
+    def __init__(self, rows: Rows, m: int, per_block: bool) -> None:
+        found = addressed(rows)
+        self.functions = inner(kind_of(rows), "block_sums" if found.has_blocks else "dots")
+        self.queries = queries_for(found, m, self.functions.step, per_block)
+        self.terms = terms_for(found, self.queries)
+        self.addresses = tuple(one.address for one in (self.functions, found, self.queries, self.terms))

@@ -9,6 +9,7 @@ from qindex_kernels.cpu.addresses import RowAddresses, read_rows
 from qindex_kernels.cpu.inner import read_inner
 from qindex_kernels.cpu.record import INTEGER, LINE, Record, Room, reader
 from qindex_kernels.cpu.simd import (
+    add_i32,
     deal,
     dot_u8i8,
     larger_size,
@@ -23,10 +24,11 @@ from qindex_kernels.cpu.simd import (
     poke_f32,
     poke_i8,
     poke_i32,
+    quotients,
     scaled,
     store_bytes,
     store_f32,
-    store_quotients,
+    store_low_i8,
     sum_of_lanes,
     transpose,
     zero_f32,
@@ -67,13 +69,14 @@ def queries_for(rows: RowAddresses, m: int, step: int, per_block: bool = False) 
     """Room for the queries of a kind that is read `step` dimensions at a time."""
     width, lanes = rows.width, -(-rows.blocks // 16) * 16
     padded = width != rows.dim
-    room = Room(-(-m // 16) * 16 * width, 4 * m * lanes, 4 * m * lanes, 4 * m * width * padded)
-    codes, steps, totals, values = room.pieces
+    of_codes = Room(-(-m // 16) * 16 * width, blank=True)
+    room = Room(4 * m * lanes, 4 * m * lanes, 4 * m * width * padded)
+    (codes,), (steps, totals, values) = of_codes.pieces, room.pieces
     queries = Queries(
         m=m, rows=rows.address, dim=rows.dim, width=width, step_length=step, block=rows.block, blocks=rows.blocks,
         lanes=lanes, per_block=per_block, padded=padded, values=values, codes=codes, steps=steps, totals=totals,
     )  # fmt: skip
-    queries.room = room
+    queries.rooms = of_codes, room
     return queries
 
 
@@ -95,7 +98,12 @@ def copy_codes(source, target, width):
 def prepare(queries_at, integers, x):
     """Take queries from an array (m, dim), which outlives them, and round them if kernels want integers."""
     queries = read_queries(queries_at)
-    rows = read_rows(queries.rows)
+    take_all(queries, read_rows(queries.rows), integers, x)
+
+
+@helper
+def take_all(queries, rows, integers, x):
+    """As `prepare`."""
     if queries.padded == 0:
         queries.values = np.intp(x.ctypes.data)
     else:
@@ -163,7 +171,8 @@ def quantize_parts(queries):
             part = read_rows(following)
             sums = zero_i32()
             for d in range(part.start, part.start + (part.dim + 63) // 64 * 64, 16):  # zeros behind the last, too
-                store_quotients(codes + d, scaled(load_f32(values + 4 * d), np.float32(part.query_unit)), step)
+                numbers = scaled(load_f32(values + 4 * d), np.float32(part.query_unit))
+                store_low_i8(codes + d, quotients(numbers, step, np.float32(1) / step))
             for d in range(part.start, part.start + part.dim, 64):
                 sums = dot_u8i8(sums, ones_u8(), load_bytes(codes + d))
             poke_i32(total, sum_of_lanes(sums))
@@ -188,33 +197,39 @@ def shift_of(inner, rows, queries, i, b, scanning):
 @helper
 def quantize(queries):
     """As `reference.quantize`, with the sums of codes, dimensions in their own order."""
-    width, block, blocks = queries.width, queries.block, queries.blocks
-    n_steps = blocks if queries.per_block != 0 else 1
     for i in range(queries.m):
-        source, target = queries.values + 4 * width * i, queries.codes + width * i
-        for b in range(n_steps):
-            # The padding behind the last block changes nothing.
-            start, stop = b * block, (b + 1) * block if b + 1 < n_steps else width
-            largest = zero_f32()
+        # The padding behind the last block changes nothing.
+        source, target = queries.values + 4 * queries.width * i, queries.codes + queries.width * i
+        own = 4 * queries.lanes * i
+        step = np.float32(0)
+        if queries.per_block == 0:
+            step = step_of(source, queries.width)
+            poke_f32(queries.steps + own, step)
+        for b in range(queries.blocks):
+            start = b * queries.block
+            stop = start + queries.block if b + 1 < queries.blocks else queries.width
+            if queries.per_block != 0:
+                step = step_of(source + 4 * start, stop - start)
+                poke_f32(queries.steps + own + 4 * b, step)
+            inverse, total = np.float32(1) / step, zero_i32()
             for d in range(start, stop, 16):
-                largest = larger_size(largest, load_f32(source + 4 * d))
-            step = largest_lane(largest) / np.float32(127)
-            if step < SMALLEST_NORMAL:
-                step = np.float32(1)
-            poke_f32(queries.steps + 4 * (queries.lanes * i + b), step)
-            for d in range(start, stop, 16):
-                store_quotients(target + d, load_f32(source + 4 * d), step)
-        totals = queries.totals + 4 * queries.lanes * i
-        for b in range(blocks):
-            stop = (b + 1) * block if b + 1 < blocks else width
-            total, at = zero_i32(), b * block
-            while at + 64 <= stop:
-                total = dot_u8i8(total, ones_u8(), load_bytes(target + at))
-                at += 64
-            rest = sum_of_lanes(total)
-            for d in range(at, stop):
-                rest += np.int32(peek_i8(target + d))
-            poke_i32(totals + 4 * b, rest)
+                codes = quotients(load_f32(source + 4 * d), step, inverse)
+                total = add_i32(total, codes)
+                store_low_i8(target + d, codes)
+            poke_i32(queries.totals + own + 4 * b, sum_of_lanes(total))
+
+
+@inlined
+def step_of(numbers, n):
+    """The step of n float32 numbers, a multiple of 16, at an address."""
+    largest, more, at = zero_f32(), zero_f32(), numbers
+    while at + 128 <= numbers + 4 * n:
+        largest, more = larger_size(largest, load_f32(at)), larger_size(more, load_f32(at + 64))
+        at += 128
+    if at < numbers + 4 * n:
+        largest = larger_size(largest, load_f32(at))
+    step = largest_lane(larger_size(largest, more)) / np.float32(127)
+    return np.float32(1) if step < SMALLEST_NORMAL else step
 
 
 @helper
@@ -326,7 +341,7 @@ def fill_panels(panels_at, queries_at, inner_at, all_steps):
     for p in range((queries.m + 15) // 16):
         source, target = queries.codes + 16 * queries.width * p, panels.codes + p * panels.stride
         for d in range(0, queries.width, 64):
-            transpose(source + d, queries.width, target + 16 * d)
+            transpose(source + d, queries.width, target + 16 * d, LINE)
     for i in range(queries.m):
         for b in range(queries.blocks):
             at, own = 4 * (lanes * b + i), 4 * queries.lanes * i

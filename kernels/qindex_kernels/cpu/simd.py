@@ -382,11 +382,11 @@ def shifted_dots(typingctx, dots, totals, factor):
 
 
 @intrinsic
-def transpose(typingctx, address, stride, out):
-    """Write 16 rows of 16 float32 numbers, which lie `stride` bytes apart, as the 16 columns, one behind the other."""
+def transpose(typingctx, address, stride, out, out_stride):
+    """Write 16 rows of 16 float32 numbers, which lie `stride` bytes apart, as 16 columns `out_stride` bytes apart."""
 
     def codegen(context, builder, signature, args):
-        source, stride, out = args
+        source, stride, out, out_stride = args
         addresses = [builder.add(source, builder.mul(stride, stride.type(i))) for i in range(16)]
         rows = [v.load(builder, address, f32x16.llvm) for address in addresses]
         # Butterfly: in each round, rows `bit` apart exchange the lanes in which that bit of the column is not theirs.
@@ -398,40 +398,67 @@ def transpose(typingctx, address, stride, out):
                     high = [lane + bit if not lane & bit else 16 + lane for lane in range(16)]
                     rows[i], rows[i | bit] = v.shuffle(builder, a, b, low), v.shuffle(builder, a, b, high)
         for i, row in enumerate(rows):
-            v.store(builder, row, builder.add(out, out.type(64 * i)))
+            v.store(builder, row, builder.add(out, builder.mul(out_stride, out.type(i))))
         return context.get_dummy_value()
 
-    return types.void(types.intp, types.intp, types.intp), codegen
+    return types.void(types.intp, types.intp, types.intp, types.intp), codegen
 
 
 @intrinsic
 def larger_size(typingctx, a, b):
-    """The larger of a and abs(b) in each lane; a is not negative."""
+    """The larger of a and abs(b) in each lane; a is not negative. NaN is larger than all numbers."""
 
     def codegen(context, builder, signature, args):
-        size = v.call(builder, "llvm.fabs.v16f32", f32x16.llvm, args[1])
-        return builder.select(builder.fcmp_ordered(">", size, args[0]), size, args[0])
+        a, b = (builder.bitcast(one, i32x16.llvm) for one in args)
+        size = builder.and_(b, v.const(i32x16.llvm, 0x7FFFFFFF))
+        return builder.bitcast(builder.select(builder.icmp_signed(">", size, a), size, a), f32x16.llvm)
 
     return f32x16(f32x16, f32x16), codegen
 
 
 @intrinsic
 def largest_lane(typingctx, a):
-    """The largest of the sixteen numbers."""
-    return types.float32(f32x16), lambda context, builder, signature, args: v.largest(builder, args[0])
+    """The largest of sixteen numbers that are not negative, or NaN."""
+
+    def codegen(context, builder, signature, args):
+        largest = v.call(builder, "llvm.vector.reduce.smax.v16i32", I32, builder.bitcast(args[0], i32x16.llvm))
+        return builder.bitcast(largest, F32)
+
+    return types.float32(f32x16), codegen
+
+
+# A product with the inverse and a quotient, of up to 127, differ by less than 2.5 * 2 ** -24 * 127.
+_NEAR_HALF = 0.5 - 2.0**-14
+# Added to a small number, it leaves the nearest integer in the lowest bits.
+_ROUNDING = 1.5 * 2.0**23
 
 
 @intrinsic
-def store_quotients(typingctx, address, a, step):
-    """Store a / step, rounded half to even, as sixteen int8 numbers."""
+def quotients(typingctx, a, step, inverse):
+    """a / step, of at most 127 in magnitude, rounded half to even, in int32; `inverse` is 1 / step.
+
+    Divisions would take most of the time of rounding a query: only what may lie half-way between integers is divided.
+    """
 
     def codegen(context, builder, signature, args):
-        quotients = builder.fdiv(args[1], v.splat(builder, args[2], 16))
-        whole = v.call(builder, "llvm.rint.v16f32", f32x16.llvm, quotients)
-        v.store(builder, builder.trunc(builder.fptosi(whole, i32x16.llvm), v.vec(I8, 16)), args[0])
-        return context.get_dummy_value()
+        a, step, inverse = args[0], *(v.splat(builder, number, 16) for number in args[1:])
+        rounding = v.const(f32x16.llvm, _ROUNDING)
+        moved = v.call(builder, "llvm.fmuladd.v16f32", f32x16.llvm, a, inverse, rounding)
+        fast = builder.sub(builder.bitcast(moved, i32x16.llvm), v.const(i32x16.llvm, 0x4B400000))
+        whole = builder.fsub(moved, rounding)
+        error = v.call(builder, "llvm.fmuladd.v16f32", f32x16.llvm, a, inverse, builder.fneg(whole))
+        error = v.call(builder, "llvm.fabs.v16f32", f32x16.llvm, error)
+        unsure = builder.bitcast(builder.fcmp_ordered(">", error, v.const(f32x16.llvm, _NEAR_HALF)), I16)
+        before = builder.block
+        with builder.if_then(builder.icmp_signed("!=", unsure, I16(0)), likely=False):
+            divided = v.call(builder, "llvm.rint.v16f32", f32x16.llvm, builder.fdiv(a, step))
+            slow, divided_in = builder.fptosi(divided, i32x16.llvm), builder.block
+        result = builder.phi(i32x16.llvm)
+        result.add_incoming(fast, before)
+        result.add_incoming(slow, divided_in)
+        return result
 
-    return types.void(types.intp, f32x16, types.float32), codegen
+    return i32x16(f32x16, types.float32, types.float32), codegen
 
 
 @intrinsic

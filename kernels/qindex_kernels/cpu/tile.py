@@ -17,6 +17,7 @@ from qindex_kernels.cpu.unpack import _is_literal
 from qindex_kernels.cpu.vectors import F32, I8, I32, f32x16, i32x16, u8x64
 
 UNROLL = 2  # steps of 4 bytes
+CHANNEL_UNROLL = 4
 
 
 @contextmanager
@@ -106,6 +107,89 @@ def add_integer_tile(
         return context.get_dummy_value()
 
     return types.void(n_rows, n_panels, *[types.intp] * 15), codegen
+
+
+def _channel_dots(builder, count, width, tokens, token_stride, panels, quads, totals, total_stride, shift):
+    """float(totals[t] * shift + <token t, panel p>) of `count` tokens and `width` panels: a list, token by token.
+
+    `tokens` are signed bytes, `panels` unsigned ones: for each of `quads` (whole fours) steps of 4 bytes, 64 bytes a
+    panel.
+    """
+    token_at = [_at(builder, tokens, (token_stride, t)) for t in range(count)]
+    first = []
+    for t in range(count):
+        total = v.peek(builder, _at(builder, totals, (total_stride, t)), I32)
+        first += [v.splat(builder, builder.mul(total, builder.trunc(shift, I32)), 16)] * width
+    with _loop(builder, quads, CHANNEL_UNROLL, first) as (quad, dots):
+        for u in range(CHANNEL_UNROLL):
+            here = builder.add(quad, quad.type(u))
+            line = _at(builder, panels, (here, 64 * width))
+            panel = [v.load(builder, builder.add(line, line.type(64 * p)), u8x64.llvm) for p in range(width)]
+            for t in range(count):
+                four = v.splat(builder, v.peek(builder, _at(builder, token_at[t], (here, 4)), I32), 16)
+                four = builder.bitcast(four, u8x64.llvm)
+                for p in range(width):
+                    dots[t * width + p] = v.dot_u8i8(builder, dots[t * width + p], panel[p], four)
+    return [builder.sitofp(dot, f32x16.llvm) for dot in dots]
+
+
+def _lanes(builder, address, width):
+    """16 float32 numbers for each panel."""
+    return [v.load(builder, builder.add(address, address.type(64 * p)), f32x16.llvm) for p in range(width)]
+
+
+@intrinsic(prefer_literal=True)
+def add_channel_tile(
+    typingctx, n_tokens, n_panels, tokens, token_stride, panels, quads, totals, total_stride, shift, scales, steps,
+    step_stride, sums,
+):  # fmt: skip
+    """A block: sums[t][p] += float(totals[t] * shift + <token t, panel p>) * scales[p] * steps[t], of literal numbers.
+
+    The sums, float32, lie one behind the other; `scales` has 16 a panel.
+    """
+    if not _is_literal(n_tokens, n_panels):
+        return None
+    count, width = n_tokens.literal_value, n_panels.literal_value
+
+    def codegen(context, builder, signature, args):
+        dots, (scales, steps, step_stride, sums) = _channel_dots(builder, count, width, *args[2:9]), args[9:]
+        scale = _lanes(builder, scales, width)
+        for t in range(count):
+            step = v.splat(builder, v.peek(builder, _at(builder, steps, (step_stride, t)), F32), 16)
+            for p in range(width):
+                term = builder.fmul(builder.fmul(dots[t * width + p], scale[p]), step)
+                at = builder.add(sums, sums.type(64 * (t * width + p)))
+                v.store(builder, builder.fadd(v.load(builder, at, f32x16.llvm), term), at)
+        return context.get_dummy_value()
+
+    return types.void(n_tokens, n_panels, *[types.intp] * 11), codegen
+
+
+@intrinsic(prefer_literal=True)
+def channel_tile(
+    typingctx, n_tokens, n_panels, tokens, token_stride, panels, quads, totals, total_stride, shift, unit, steps,
+    step_stride, scales, biases, out, out_stride,
+):  # fmt: skip
+    """Without blocks: out[t][p] = float(totals[t] * shift + <token t, panel p>) * unit * steps[t] * scales[p] + biases[p].
+
+    Rows of `out`, float32, begin `out_stride` bytes apart; `scales` and `biases` have 16 a panel.
+    """
+    if not _is_literal(n_tokens, n_panels):
+        return None
+    count, width = n_tokens.literal_value, n_panels.literal_value
+
+    def codegen(context, builder, signature, args):
+        dots = _channel_dots(builder, count, width, *args[2:9])
+        unit, steps, step_stride, scales, biases, out, out_stride = args[9:]
+        scale, bias, unit = _lanes(builder, scales, width), _lanes(builder, biases, width), v.splat(builder, unit, 16)
+        for t in range(count):
+            step = v.splat(builder, v.peek(builder, _at(builder, steps, (step_stride, t)), F32), 16)
+            for p in range(width):
+                total = builder.fmul(builder.fmul(builder.fmul(dots[t * width + p], unit), step), scale[p])
+                v.store(builder, builder.fadd(total, bias[p]), _at(builder, out, (out_stride, t), (out.type(64), p)))
+        return context.get_dummy_value()
+
+    return types.void(n_tokens, n_panels, *[types.intp] * 7, types.float32, *[types.intp] * 6), codegen
 
 
 @intrinsic(prefer_literal=True)
