@@ -235,14 +235,14 @@ def transpose_keys(source, stride, n, dim, panels):
         for at in range(0, dim, 16):
             from_here, to = source + first * stride + 4 * at, panels + 4 * first * wide + LINE * at
             if n - first >= 16 and dim - at >= 16:
-                transpose(from_here, stride, to)
+                transpose(from_here, stride, to, LINE)
             else:  # through a copy in place, so that nothing behind the keys is read
                 for i in range(16):
                     number = zero_f32()
                     if first + i < n:
                         number = load_first(from_here + i * stride, dim - at)
                     store_f32(to + LINE * i, number)
-                transpose(to, LINE, to)
+                transpose(to, LINE, to, LINE)
 
 
 @inlined
