@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from qindex_kernels.cpu import vectors as v
-from qindex_kernels.cpu.functions import exp_of_negative, keep_lanes, larger, quotient_f32
+from qindex_kernels.cpu.functions import exp_of_negative, keep_lanes, larger
 from qindex_kernels.cpu.record import INTEGER, LINE, REAL, Record, reader
 from qindex_kernels.cpu.simd import (
     load_f32,
@@ -23,7 +23,6 @@ from qindex_kernels.cpu.simd import (
     peek_f32,
     peek_i64,
     scaled,
-    splat_f32,
     store_f32,
     store_first,
     sum_f32,
@@ -204,16 +203,14 @@ def attend_parts(attention_at, parts, scratch):
         for row in range(0, n_rows, ROWS):
             n = min(ROWS, n_rows - row)
             rows = FEW_ROWS if n <= FEW_ROWS else ROWS
-            copy_queries(a, query_start, head * group, group, row, n, block)
-            low = max(place + row // group - a.left, lowest) // 16 * 16 - lowest
+            query, member = row // group, row % group  # of the first row
+            copy_queries(a, query_start, head * group, group, query, member, n, block)
+            low = max(place + query - a.left, lowest) // 16 * 16 - lowest
             high = min(place + (row + n - 1) // group + a.right + 1 - lowest, keys)
             count = (high - low + 15) // 16
             if low < high:
                 score_block(rows, block, panels + low * 4 * wide, 64 * wide, a.dim, count, scores)
-                for i in range(n):
-                    middle = place + (row + i) // group - lowest - low
-                    first_seen, last_seen = max(middle - a.left, 0), min(middle + a.right, keys - 1 - low)
-                    hide(scores + LINE * i, LINE * rows, first_seen, last_seen, count)
+                hide_unseen(a, place - lowest - low, keys - low, group, query, member, n, scores, LINE * rows, count)
                 weigh_block(rows, scores, count, totals)
                 if n_rows > ROWS or a.dim % 16:
                     value_block(rows, scores, packed + low * BLOCK, BLOCK, block_stride, wide, high - low, block)
@@ -223,8 +220,17 @@ def attend_parts(attention_at, parts, scratch):
                     )
             for i in range(n):
                 total = peek_f32(totals + 4 * i) if low < high else np.float32(0)
-                out = first_out + (row + i) // group * a.out_stride + (row + i) % group * out_head
+                out = first_out + query * a.out_stride + member * out_head
                 store_result(block + i * QUERY_STRIDE, total, out, a.dim)
+                query, member = next_row(query, member, group)
+
+
+@inlined
+def next_row(query, member, group):
+    """A row is a query's head; all heads of a query that share keys come one behind the other. Division is slow."""
+    if member + 1 < group:
+        return query, member + 1
+    return query + 1, 0
 
 
 @helper
@@ -246,13 +252,22 @@ def transpose_keys(source, stride, n, dim, panels):
 
 
 @inlined
-def copy_queries(a, query_start, first_head, group, row, n, block):
+def copy_queries(a, query_start, first_head, group, query, member, n, block):
     """Some rows, times the scaling, to their scratch."""
     for i in range(n):
-        token, head = query_start + (row + i) // group, first_head + (row + i) % group
-        at, to = a.queries + token * a.query_stride + head * a.query_head, block + i * QUERY_STRIDE
+        at = a.queries + (query_start + query) * a.query_stride + (first_head + member) * a.query_head
+        to = block + i * QUERY_STRIDE
         for d in range(0, a.dim, 16):
             store_f32(to + 4 * d, scaled(load_first(at + 4 * d, a.dim - d), np.float32(a.scaling)))
+        query, member = next_row(query, member, group)
+
+
+@inlined
+def hide_unseen(a, place, keys, group, query, member, n, scores, stride, count):
+    """-inf for the keys that rows do not see. `place` is that of the first query of all."""
+    for i in range(n):
+        hide(scores + LINE * i, stride, max(place + query - a.left, 0), min(place + query + a.right, keys - 1), count)
+        query, member = next_row(query, member, group)
 
 
 @helper
@@ -322,10 +337,13 @@ def hide_in_panel(scores, first, last):
 
 @inlined
 def store_result(sums, total, out, dim):
+    factor = np.float32(0)
+    if total > 0:
+        factor = np.float32(1) / total
     for d in range(0, dim, 16):
         result = zero_f32()
         if total > 0:
-            result = sum_f32(quotient_f32(load_f32(sums + 4 * d), splat_f32(total)), result)
+            result = sum_f32(scaled(load_f32(sums + 4 * d), factor), result)
         store_first(out + 4 * d, result, dim - d)
 
 
