@@ -46,39 +46,42 @@ def attend(
     at `key_count - query_count + i` among its keys, and sees those from `left` before to `right` after there; -1 is no
     bound. So `right=0` is causal. A query that sees no key gives zeros. Numbers must be finite.
     """
-    _check_attention(queries, keys, values, segments)
+    _check_attention(queries, keys, values)
     for name, bound in (("left", left), ("right", right)):
         if not isinstance(bound, int | np.integer) or bound < -1:
             raise ValueError(f"{name} must be an integer from 0 on, or -1 for no bound, got {bound!r}")
     if not math.isfinite(scaling):
         raise ValueError(f"scaling must be finite, got {scaling}")
-    covered = int(segments[:, 1].sum()) == len(queries)
+    rows = _checked_segments(segments, len(queries), len(keys))
+    covered = sum(row[1] for row in rows) == len(queries)
     out: Floats = np.empty(queries.shape, np.float32) if covered else np.zeros(queries.shape, np.float32)
-    if not len(segments):
+    if not rows:
         return out
     kv_heads, group = keys.shape[1], queries.shape[1] // keys.shape[1]
-    costs = np.cumsum(segments[:, 1] * segments[:, 3])
-    work_bytes = int(costs[-1]) * queries.shape[1] * 2 * queries.shape[2] // _PRODUCTS_PER_BYTE
+    costs = [n_queries * n_keys for _, n_queries, _, n_keys in rows]
+    work_bytes = sum(costs) * queries.shape[1] * 2 * queries.shape[2] // _PRODUCTS_PER_BYTE
     function = loader.function(LAYERS["attend"], "attend", "float32", work_bytes)
+    n_parts = max(1, min(threads.count, work_bytes // _SPLIT_BYTES))
+    if n_parts == 1:
+        function(queries, keys, values, segments, scaling, left, right, out)
+        return out
 
     def run(some: slice, heads: slice) -> None:
         own = slice(heads.start * group, heads.stop * group)
-        function(
-            queries[:, own], keys[:, heads], values[:, heads], segments[some], scaling, left, right, out[:, own]
-        )  # fmt: skip
+        arrays = queries[:, own], keys[:, heads], values[:, heads], segments[some]
+        function(*arrays, scaling, left, right, out[:, own])
 
-    n_parts = max(1, min(threads.count, work_bytes // _SPLIT_BYTES))
-    if len(segments) >= 4 * n_parts:
-        bounds = np.searchsorted(costs, costs[-1] * np.arange(1, n_parts) / n_parts).tolist()
-        ends = [0, *bounds, len(segments)]
+    if len(rows) >= 4 * n_parts:  # each thread takes some sequences, about as much work as the others
+        done = np.cumsum(costs)
+        ends = [0, *np.searchsorted(done, done[-1] * np.arange(1, n_parts) / n_parts).tolist(), len(rows)]
         parts = [(slice(*ends[i : i + 2]), slice(0, kv_heads)) for i in range(n_parts) if ends[i] < ends[i + 1]]
     else:
-        parts = [(slice(0, len(segments)), heads) for heads in split(kv_heads, n_parts)]
+        parts = [(slice(0, len(rows)), heads) for heads in split(kv_heads, n_parts)]
     threads.map(run, parts)
     return out
 
 
-def _check_attention(queries: Floats, keys: Floats, values: Floats, segments: NDArray[np.int64]) -> None:
+def _check_attention(queries: Floats, keys: Floats, values: Floats) -> None:
     for name, array in (("queries", queries), ("keys", keys), ("values", values)):
         if array.dtype != np.float32 or array.ndim != 3 or (array.shape[2] > 1 and array.strides[2] != 4):
             raise ValueError(
@@ -92,18 +95,22 @@ def _check_attention(queries: Floats, keys: Floats, values: Floats, segments: ND
         raise ValueError(f"heads must be a multiple of kv_heads, got {heads} and {keys.shape[1]}")
     if not 1 <= dim <= _MOST_DIMS:
         raise ValueError(f"dim of a head must be from 1 to {_MOST_DIMS}, got {dim}")
+
+
+def _checked_segments(segments: NDArray[np.int64], n_queries: int, n_keys: int) -> list[list[int]]:
+    """Segments as a list: there are few, and NumPy would take longer to look at them."""
     if segments.dtype != np.int64 or segments.shape[1:] != (4,) or not segments.flags.c_contiguous:
         raise ValueError(f"segments must be C-contiguous int64 (n, 4), got {segments.dtype} {segments.shape}")
-    if not len(segments):
-        return
-    starts, counts, limits = segments[:, ::2], segments[:, 1::2], (len(queries), len(keys))
-    if segments.min() < 0 or (starts > limits).any() or (counts > limits - starts).any():
-        raise ValueError(f"segments must lie within {limits[0]} queries and {limits[1]} keys, got {segments.tolist()}")
-    order = np.argsort(starts[:, 0], kind="stable")
-    taken = counts[order, 0] > 0
-    first, count = starts[order, 0][taken], counts[order, 0][taken]
-    if (first[:-1] + count[:-1] > first[1:]).any():
-        raise ValueError("segments must not share queries, got some that overlap")
+    rows: list[list[int]] = segments.tolist()
+    free = 0
+    for row in sorted(rows):
+        query, queries, key, keys = row
+        if min(row) < 0 or query + queries > n_queries or key + keys > n_keys:
+            raise ValueError(f"segments must lie within {n_queries} queries and {n_keys} keys, got {row}")
+        if queries and query < free:
+            raise ValueError(f"segments must not share queries, got {row} beside one that goes to query {free}")
+        free = max(free, query + queries if queries else 0)
+    return rows
 
 
 def layer_norm(x: Floats, weight: Floats, bias: Floats | None, eps: float) -> Floats:

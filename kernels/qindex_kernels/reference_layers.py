@@ -151,7 +151,8 @@ def attend(
 
     A query is multiplied by `scaling`. Its score for a key adds products in the order of dimensions, each by `_fma`.
     Weights are exp(score - the largest score); they are summed in 16 lanes, lane `j % 16` for key j, and halves are
-    added to halves. The result adds weight * value in the order of keys, by `_fma`, and is divided by that sum.
+    added to halves. The result adds weight * value in the order of keys, by `_fma`, and is
+    multiplied by 1 / that sum.
     It is zero where a query sees no key. Tokens in no segment are left alone. Keys and values are finite.
     """
     group = queries.shape[1] // keys.shape[1]
@@ -174,4 +175,6 @@ def attend(
         for j in range(key_count):
             result = _fma(weights[:, :, j, None], v[:, None, j], result)
         total = np.where(seen.any(axis=1), _sum_of_lanes(weights), np.float32(1))
-        out[query_start : query_start + query_count] = (result / total[..., None] + np.float32(0)).swapaxes(0, 1)
+        out[query_start : query_start + query_count] = (
+            result * (np.float32(1) / total)[..., None] + np.float32(0)
+        ).swapaxes(0, 1)

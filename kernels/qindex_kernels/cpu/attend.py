@@ -15,15 +15,14 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from qindex_kernels.cpu import vectors as v
-from qindex_kernels.cpu.functions import exp_of_negative, keep_lanes, larger, quotient_f32
-from qindex_kernels.cpu.record import INTEGER, LINE, REAL, Record, reader
+from qindex_kernels.cpu.functions import exp_of_negative, keep_lanes, larger
+from qindex_kernels.cpu.record import LINE
 from qindex_kernels.cpu.simd import (
     load_f32,
     load_first,
     peek_f32,
     peek_i64,
     scaled,
-    splat_f32,
     store_f32,
     store_first,
     sum_f32,
@@ -43,37 +42,9 @@ QUERY_STRIDE = 4 * MOST_DIMS + LINE  # bytes between query rows in their scratch
 # own. The scores of a pass lie panel by panel, and in each row by row.
 ROWS, PANELS = (12, 2) if PATH == "avx512" else (4, 1)
 FEW_ROWS, FEW_PANELS = (4, 6) if PATH == "avx512" else (1, 4)
+FAR = 1 << 40  # keys: no bound
 BLOCK = 64 * PANELS  # bytes of the dimensions of a value that a tile takes at once
 WEIGHED = 4  # rows whose weights are found together, so that one's sum does not wait for another's
-
-
-class Attention(Record):
-    """What is attended to, and the room for it. Strides in bytes."""
-
-    _fields_ = (
-        ("segments", INTEGER),  # int64 (n, 4)
-        ("queries", INTEGER),
-        ("query_stride", INTEGER),  # from token to token
-        ("query_head", INTEGER),  # from head to head
-        ("keys", INTEGER),
-        ("key_stride", INTEGER),
-        ("key_head", INTEGER),
-        ("values", INTEGER),
-        ("value_stride", INTEGER),
-        ("value_head", INTEGER),
-        ("out", INTEGER),  # the heads of a token lie one behind the other
-        ("out_stride", INTEGER),
-        ("heads", INTEGER),
-        ("kv_heads", INTEGER),
-        ("dim", INTEGER),
-        ("left", INTEGER),  # not negative
-        ("right", INTEGER),
-        ("longest", INTEGER),  # the most keys of a segment, in whole panels
-        ("scaling", REAL),
-    )
-
-
-read_attention = reader(Attention)
 
 
 @intrinsic(prefer_literal=True)
@@ -169,90 +140,101 @@ def _add(builder, sums, i, a, b):
 
 
 @kernel
-def attend_parts(attention_at, parts, scratch):
-    """A part is a sequence and a head of keys."""
-    a = read_attention(attention_at)
-    wide = (a.dim + 15) // 16 * 16
+def attend_all(
+    segments, n_segments, queries, query_stride, query_head, keys_at, key_stride, key_head, values_at, token_stride,
+    value_head, out_at, out_stride, heads, kv_heads, dim, scaling, left, right, longest, scratch,
+):  # fmt: skip
+    """Addresses, and bytes from token to token (`_stride`) and from head to head. `longest`: keys, in whole panels."""
+    wide, group, out_head = (dim + 15) // 16 * 16, heads // kv_heads, 4 * dim
     panels = np.intp(scratch.ctypes.data)
     panels += -panels % LINE
-    packed = panels + 4 * wide * a.longest
-    block = packed + (4 * wide + BLOCK - 1) // BLOCK * BLOCK * a.longest  # of query rows, then of their results
+    packed = panels + 4 * wide * longest
+    block = packed + (4 * wide + BLOCK - 1) // BLOCK * BLOCK * longest  # of query rows, then of their results
     totals = block + ROWS * QUERY_STRIDE
     scores = totals + LINE
     clear(block, 0, 1, ROWS * QUERY_STRIDE)
-    group = a.heads // a.kv_heads
-    for part in range(parts):
-        segment, head = a.segments + 32 * (part // a.kv_heads), part % a.kv_heads
+    for part in range(n_segments * kv_heads):
+        segment, head = segments + 32 * (part // kv_heads), part % kv_heads
         query_start, n_queries = peek_i64(segment), peek_i64(segment + 8)
         key_start, n_keys = peek_i64(segment + 16), peek_i64(segment + 24)
         place = n_keys - n_queries  # of the first query
-        lowest = max(place - a.left, 0) // 16 * 16
-        keys = min(place + n_queries + a.right, n_keys) - lowest  # that any query sees, and those before in a panel
-        first_out, out_head = a.out + query_start * a.out_stride, 4 * a.dim
-        first_out += head * group * out_head
+        lowest = max(place - left, 0) // 16 * 16
+        keys = min(place + n_queries + right, n_keys) - lowest  # that any query sees, and those before in a panel
+        first_query = queries + query_start * query_stride + head * group * query_head
+        first_out = out_at + query_start * out_stride + head * group * out_head
         if keys <= 0 or n_queries <= 0:
-            clear(first_out, a.out_stride, n_queries, group * out_head)
+            clear(first_out, out_stride, n_queries, group * out_head)
             continue
-        transpose_keys(
-            a.keys + head * a.key_head + (key_start + lowest) * a.key_stride, a.key_stride, keys, a.dim, panels
-        )
-        value_at, value_stride = a.values + head * a.value_head + (key_start + lowest) * a.value_stride, a.value_stride
+        first_key = keys_at + head * key_head + (key_start + lowest) * key_stride
+        transpose_keys(first_key, key_stride, keys, dim, panels)
+        value_at, value_stride = values_at + head * value_head + (key_start + lowest) * token_stride, token_stride
         block_stride, n_rows = BLOCK, n_queries * group
-        if n_rows > ROWS or a.dim % 16:
-            block_stride = keys * BLOCK
-            pack_values(value_at, value_stride, keys, a.dim, packed, block_stride)
+        if n_rows > ROWS or dim % 16:
+            pack_values(value_at, value_stride, keys, dim, packed, keys * BLOCK)
+            value_at, value_stride, block_stride = packed, BLOCK, keys * BLOCK
         for row in range(0, n_rows, ROWS):
             n = min(ROWS, n_rows - row)
             rows = FEW_ROWS if n <= FEW_ROWS else ROWS
-            copy_queries(a, query_start, head * group, group, row, n, block)
-            low = max(place + row // group - a.left, lowest) // 16 * 16 - lowest
-            high = min(place + (row + n - 1) // group + a.right + 1 - lowest, keys)
+            query, member = row // group, row % group  # of the first row
+            low = max(place + query - left, lowest) // 16 * 16 - lowest
+            high = min(place + (row + n - 1) // group + right + 1 - lowest, keys)
             count = (high - low + 15) // 16
             if low < high:
-                score_block(rows, block, panels + low * 4 * wide, 64 * wide, a.dim, count, scores)
-                for i in range(n):
-                    middle = place + (row + i) // group - lowest - low
-                    first_seen, last_seen = max(middle - a.left, 0), min(middle + a.right, keys - 1 - low)
-                    hide(scores + LINE * i, LINE * rows, first_seen, last_seen, count)
+                copy_queries(first_query, query_stride, query_head, group, query, member, n, dim, scaling, block)
+                score_block(rows, block, panels + low * 4 * wide, 64 * wide, dim, count, scores)
+                first_place = place - lowest - low
+                hide_unseen(first_place, keys - low, left, right, group, query, member, n, scores, LINE * rows, count)
                 weigh_block(rows, scores, count, totals)
-                if n_rows > ROWS or a.dim % 16:
-                    value_block(rows, scores, packed + low * BLOCK, BLOCK, block_stride, wide, high - low, block)
-                else:
-                    value_block(
-                        rows, scores, value_at + low * value_stride, value_stride, BLOCK, wide, high - low, block
-                    )
+                value_block(
+                    rows, scores, value_at + low * value_stride, value_stride, block_stride, wide, high - low, block
+                )
             for i in range(n):
                 total = peek_f32(totals + 4 * i) if low < high else np.float32(0)
-                out = first_out + (row + i) // group * a.out_stride + (row + i) % group * out_head
-                store_result(block + i * QUERY_STRIDE, total, out, a.dim)
+                store_result(block + i * QUERY_STRIDE, total, first_out + query * out_stride + member * out_head, dim)
+                query, member = next_row(query, member, group)
+
+
+@inlined
+def next_row(query, member, group):
+    """A row is a query's head; all heads of a query that share keys come one behind the other. Division is slow."""
+    if member + 1 < group:
+        return query, member + 1
+    return query + 1, 0
 
 
 @helper
 def transpose_keys(source, stride, n, dim, panels):
-    """Panels of 16 keys: 16 numbers for each dimension; zeros where there is no key. Keys have whole registers."""
+    """Panels of 16 keys: 16 numbers for each dimension; zeros where there is none."""
     wide = -(-dim // 16) * 16
     for first in range(0, n, 16):
         for at in range(0, dim, 16):
-            from_here, to = source + first * stride + 4 * at, panels + 4 * first * wide + LINE * at
-            if n - first >= 16 and dim - at >= 16:
-                transpose(from_here, stride, to, LINE)
-            else:  # through a copy in place, so that nothing behind the keys is read
+            block, step, to = source + first * stride + 4 * at, stride, panels + 4 * first * wide + LINE * at
+            if n - first < 16 or dim - at < 16:  # a copy, so that nothing behind the keys is read
                 for i in range(16):
                     number = zero_f32()
                     if first + i < n:
-                        number = load_first(from_here + i * stride, dim - at)
+                        number = load_first(block + i * stride, dim - at)
                     store_f32(to + LINE * i, number)
-                transpose(to, LINE, to, LINE)
+                block, step = to, LINE
+            transpose(block, step, to, LINE)
 
 
 @inlined
-def copy_queries(a, query_start, first_head, group, row, n, block):
+def copy_queries(first_query, stride, head, group, query, member, n, dim, scaling, block):
     """Some rows, times the scaling, to their scratch."""
     for i in range(n):
-        token, head = query_start + (row + i) // group, first_head + (row + i) % group
-        at, to = a.queries + token * a.query_stride + head * a.query_head, block + i * QUERY_STRIDE
-        for d in range(0, a.dim, 16):
-            store_f32(to + 4 * d, scaled(load_first(at + 4 * d, a.dim - d), np.float32(a.scaling)))
+        at, to = first_query + query * stride + member * head, block + i * QUERY_STRIDE
+        for d in range(0, dim, 16):
+            store_f32(to + 4 * d, scaled(load_first(at + 4 * d, dim - d), np.float32(scaling)))
+        query, member = next_row(query, member, group)
+
+
+@inlined
+def hide_unseen(place, keys, left, right, group, query, member, n, scores, stride, count):
+    """-inf for the keys that rows do not see. `place` is that of the first query of all."""
+    for i in range(n):
+        hide(scores + LINE * i, stride, max(place + query - left, 0), min(place + query + right, keys - 1), count)
+        query, member = next_row(query, member, group)
 
 
 @helper
@@ -322,10 +304,13 @@ def hide_in_panel(scores, first, last):
 
 @inlined
 def store_result(sums, total, out, dim):
+    factor = np.float32(0)
+    if total > 0:
+        factor = np.float32(1) / total
     for d in range(0, dim, 16):
         result = zero_f32()
         if total > 0:
-            result = sum_f32(quotient_f32(load_f32(sums + 4 * d), splat_f32(total)), result)
+            result = sum_f32(scaled(load_f32(sums + 4 * d), factor), result)
         store_first(out + 4 * d, result, dim - d)
 
 
@@ -349,15 +334,11 @@ def attend(
 ) -> None:
     """As `reference_layers.attend`. Heads and dimensions of `out`, and dimensions of the others, are contiguous."""
     heads, dim = out.shape[1:]
-    far = 1 << 40
-    longest = -(-int(segments[:, 3].max()) // 16) * 16
-    attention = Attention(
-        segments=segments.ctypes.data, heads=heads, kv_heads=keys.shape[1], dim=dim,
-        out=out.ctypes.data, out_stride=out.strides[0],
-        queries=queries.ctypes.data, query_stride=queries.strides[0], query_head=queries.strides[1],
-        keys=keys.ctypes.data, key_stride=keys.strides[0], key_head=keys.strides[1],
-        values=values.ctypes.data, value_stride=values.strides[0], value_head=values.strides[1],
-        left=far if left < 0 else left, right=far if right < 0 else right, longest=longest, scaling=scaling,
-    )  # fmt: skip
+    longest = -(-max(segments[:, 3].tolist()) // 16) * 16
     room = 2 * longest * -(-4 * dim // BLOCK) * BLOCK + ROWS * (QUERY_STRIDE + 4 * longest) + 2 * LINE
-    attend_parts(attention.address, len(segments) * keys.shape[1], np.empty(room, np.uint8))
+    attend_all(
+        segments.ctypes.data, len(segments), queries.ctypes.data, *queries.strides[:2], keys.ctypes.data,
+        *keys.strides[:2], values.ctypes.data, *values.strides[:2], out.ctypes.data, out.strides[0], heads,
+        keys.shape[1], dim, float(scaling), FAR if left < 0 else left, FAR if right < 0 else right, longest,
+        np.empty(room, np.uint8),
+    )  # fmt: skip

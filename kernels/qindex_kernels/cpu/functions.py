@@ -117,12 +117,6 @@ tanh_f32 = _word(_tanh, "tanh_f32", "tanh(x).")
 
 
 @intrinsic
-def quotient_f32(typingctx, a, b):
-    """a / b in float32."""
-    return f32x16(f32x16, f32x16), lambda context, builder, signature, args: builder.fdiv(*args)
-
-
-@intrinsic
 def keep_lanes(typingctx, a, first, last, other):
     """The lanes from `first` to `last` of a; `other` in the others."""
 

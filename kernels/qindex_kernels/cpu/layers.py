@@ -53,48 +53,76 @@ def apply(function, x, out, n):
 
 @kernel
 def normalise(x, m, dim, weight, bias, eps, centred, out):
-    """Rows of `dim` numbers; with `centred`, their mean is taken off. `bias` may be 0: none."""
-    for _ in range(m):
-        mean = np.float32(0)
+    """Rows of `dim` numbers; with `centred`, their mean is taken off. `bias` may be 0: none.
+
+    Four rows are summed at once, so that one's sum does not wait for another's.
+    """
+    stride, size = 4 * dim, np.float32(dim)
+    for row in range(0, m, 4):
+        n = min(4, m - row)
+        a = x + row * stride
+        b, c, d = a + min(1, n - 1) * stride, a + min(2, n - 1) * stride, a + (n - 1) * stride
+        means = (np.float32(0), np.float32(0), np.float32(0), np.float32(0))
         if centred:
-            mean = row_sum(x, dim) / np.float32(dim)
-        factor = np.float32(1) / np.float32(math.sqrt(square_sum(x, dim, mean) / np.float32(dim) + np.float32(eps)))
-        whole = 4 * (dim // LANES * LANES)
+            e, f, g, h = sums(a, b, c, d, dim)
+            means = (e / size, f / size, g / size, h / size)
+        squares = square_sums(a, b, c, d, dim, means)
+        for i in range(n):
+            factor = np.float32(1) / np.float32(math.sqrt(squares[i] / size + np.float32(eps)))
+            write(a + i * stride, dim, means[i], factor, weight, bias, out + (row + i) * stride)
+
+
+@inlined
+def write(x, dim, mean, factor, weight, bias, out):
+    whole, n = 4 * (dim // LANES * LANES), dim % LANES
+    if bias != 0:
         for at in range(0, whole, LINE):
             result = times(scaled(shifted(load_f32(x + at), -mean), factor), load_f32(weight + at))
-            if bias != 0:
-                result = sum_f32(result, load_f32(bias + at))
-            store_f32(out + at, result)
-        if dim % LANES:
-            n = dim % LANES
-            result = times(scaled(shifted(load_first(x + whole, n), -mean), factor), load_first(weight + whole, n))
-            if bias != 0:
-                result = sum_f32(result, load_first(bias + whole, n))
-            store_first(out + whole, result, n)
-        x += 4 * dim
-        out += 4 * dim
+            store_f32(out + at, sum_f32(result, load_f32(bias + at)))
+    else:
+        for at in range(0, whole, LINE):
+            store_f32(out + at, times(scaled(shifted(load_f32(x + at), -mean), factor), load_f32(weight + at)))
+    if n:
+        result = times(scaled(shifted(load_first(x + whole, n), -mean), factor), load_first(weight + whole, n))
+        if bias != 0:
+            result = sum_f32(result, load_first(bias + whole, n))
+        store_first(out + whole, result, n)
 
 
 @inlined
-def row_sum(x, dim):
-    total, whole = zero_f32(), 4 * (dim // LANES * LANES)
-    for at in range(0, whole, LINE):
-        total = sum_f32(total, load_f32(x + at))
-    if dim % LANES:
-        total = sum_f32(total, load_first(x + whole, dim % LANES))
-    return sum_of_lanes_f32(total)
+def sums(a, b, c, d, dim):
+    e, f, g, h = zero_f32(), zero_f32(), zero_f32(), zero_f32()
+    for at in range(0, 4 * (dim // LANES * LANES), LINE):
+        e, f = sum_f32(e, load_f32(a + at)), sum_f32(f, load_f32(b + at))
+        g, h = sum_f32(g, load_f32(c + at)), sum_f32(h, load_f32(d + at))
+    at, n = 4 * (dim // LANES * LANES), dim % LANES
+    e, f = sum_f32(e, load_first(a + at, n)), sum_f32(f, load_first(b + at, n))
+    g, h = sum_f32(g, load_first(c + at, n)), sum_f32(h, load_first(d + at, n))
+    return sum_of_lanes_f32(e), sum_of_lanes_f32(f), sum_of_lanes_f32(g), sum_of_lanes_f32(h)
 
 
 @inlined
-def square_sum(x, dim, mean):
-    total, whole = zero_f32(), 4 * (dim // LANES * LANES)
-    for at in range(0, whole, LINE):
-        number = shifted(load_f32(x + at), -mean)
-        total = sum_f32(total, times(number, number))
-    if dim % LANES:
-        number = first_lanes(shifted(load_first(x + whole, dim % LANES), -mean), dim % LANES)
-        total = sum_f32(total, times(number, number))
-    return sum_of_lanes_f32(total)
+def square_sums(a, b, c, d, dim, means):
+    e, f, g, h = zero_f32(), zero_f32(), zero_f32(), zero_f32()
+    for at in range(0, 4 * (dim // LANES * LANES), LINE):
+        e, f = add_square(e, load_f32(a + at), means[0]), add_square(f, load_f32(b + at), means[1])
+        g, h = add_square(g, load_f32(c + at), means[2]), add_square(h, load_f32(d + at), means[3])
+    at, n = 4 * (dim // LANES * LANES), dim % LANES
+    e, f = add_last_square(e, a + at, means[0], n), add_last_square(f, b + at, means[1], n)
+    g, h = add_last_square(g, c + at, means[2], n), add_last_square(h, d + at, means[3], n)
+    return sum_of_lanes_f32(e), sum_of_lanes_f32(f), sum_of_lanes_f32(g), sum_of_lanes_f32(h)
+
+
+@inlined
+def add_square(total, numbers, mean):
+    numbers = shifted(numbers, -mean)
+    return sum_f32(total, times(numbers, numbers))
+
+
+@inlined
+def add_last_square(total, address, mean, n):
+    numbers = first_lanes(shifted(load_first(address, n), -mean), n)
+    return sum_f32(total, times(numbers, numbers))
 
 
 def gelu(x: NDArray[np.float32], out: NDArray[np.float32]) -> None:
