@@ -6,7 +6,7 @@
     float_dots                    <float32 query, numbers of a row / unit>, float32
     block_dots, float_block_dots  the same over numbers with block scales, float32
     hamming                       twice the number of bits in which query and row differ, int32
-    block_sums                    <int8 query, integers of a row, plus BIAS> over each block, int32
+    block_sums                    <int8 query, integers of a row, plus BIAS> over each block, int32, of four rows
     unpack                        the integers of a row, plus BIAS, as unsigned bytes
     decode                        the numbers of a row as float32
     products                      <float32 query, numbers of a row without blocks> as exact.py defines it, float64
