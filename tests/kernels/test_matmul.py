@@ -4,6 +4,7 @@ These checks run on the path of this process; `test_paths.py` runs them again on
 """
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ from qindex_kernels import reference
 from qindex_kernels.cpu.matmul import matmul, matmul_int8
 from qindex_kernels.layout import Level, Rows
 
-# Rows and queries on both sides of every tile: groups of 24 rows, fours of gemv, panels of 16 queries.
-N_ROWS = (1, 4, 5, 23, 24, 25, 51)
-N_QUERIES = (1, 3, 4, 5, 16, 17, 33, 64, 65)
+# Rows and queries on both sides of every tile: groups of 64 rows, 16 and fours of gemv, 6 tokens, 48 at once.
+N_ROWS = (1, 4, 5, 15, 17, 51, 63, 64, 65)
+N_QUERIES = (1, 2, 3, 4, 5, 6, 7, 13, 48, 49, 65)
 
 
 def any_size(rng: np.random.Generator) -> tuple[int, int]:
@@ -75,6 +76,33 @@ def exact(rows: Rows, x: NDArray[np.float32]) -> NDArray[np.float64]:
     result = x.astype(np.float64) @ reference.numbers(rows, slice(None)).T
     result *= 1 if rows.scale is None else rows.scale
     return result + (0 if rows.bias is None else rows.bias)
+
+
+@pytest.mark.parametrize("block", [16, 32, 48, 64, 96, 128])
+@pytest.mark.parametrize("kind", ["int8", "int4", "e2m1", "sign"])
+def test_integer_products_equal_the_reference_with_blocks_of_every_size(kind: str, block: int) -> None:
+    rng = np.random.default_rng(block)
+    for dim, m in itertools.product((1, 63, 65, 384, 576), (1, 5, 7)):
+        blocks = -(-dim // block)
+        own, shared = (rng.standard_normal(shape).astype(np.float16) for shape in ((70, blocks), (blocks,)))
+        zero = Level("float16", block, own[::-1].copy()) if m == 5 else None
+        for scales in (own, shared):
+            rows = replace(made(kind, 70, dim, rng), levels=(Level("float16", block, scales),), zero=zero)
+            x = queries(m, dim, rng)
+            for x_block in (0, block):
+                assert_same_bits(matmul_int8(rows, x, x_block), reference.matmul_int8(rows, x, x_block))
+
+
+def test_activations_next_to_half_steps_round_as_quotients_do() -> None:
+    """Where a product with the inverse of the step would fall on the other side."""
+    rng = np.random.default_rng(7)
+    for scale in (1.0, 3e-38, 1e-3, 1e36):
+        largest = np.float32(scale) * rng.uniform(1, 2, 40).astype(np.float32)
+        half = (rng.integers(-127, 127, (40, 63)) + 0.5).astype(np.float32) * (largest / np.float32(127))[:, None]
+        near = (half.view(np.int32) + rng.integers(-3, 4, half.shape, np.int32)).view(np.float32)
+        x = np.column_stack([largest, near]).astype(np.float32)
+        rows = Rows("int8", 64, np.eye(64, dtype=np.uint8))  # so each result is one code times the step
+        assert_same_bits(matmul_int8(rows, x, 0), reference.matmul_int8(rows, x, 0))
 
 
 # --- one result, whatever comes with it ------------------------------------------------------------------------------

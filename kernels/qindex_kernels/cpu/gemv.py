@@ -7,15 +7,18 @@ from qindex_kernels.cpu.inner import call, read_inner
 from qindex_kernels.cpu.queries import Queries, order, read_queries, take_all
 from qindex_kernels.cpu.record import INTEGER, LINE, Record, Room, reader
 from qindex_kernels.cpu.simd import (
-    as_f32,
+    add_i32,
     load_f32,
+    load_first,
     load_i32,
     peek_f32,
     peek_i32,
-    poke_i32,
+    scaled,
     shifted_dots,
     splat_f32,
+    splat_i32,
     store_f32,
+    store_first,
     sum_f32,
     times,
     transpose,
@@ -31,13 +34,13 @@ class Terms(Record):
     """Room for what blocks add to the products of BLOCK_ROWS rows."""
 
     _fields_ = (
-        ("raw", INTEGER),  # int32: the integer sums of the blocks of a row; without blocks, of PLAIN_ROWS rows
-        ("scales", INTEGER),  # float32: those of the blocks of a row
+        # int32: the integer sums of PLAIN_ROWS rows; with block scales of BLOCK_ROWS rows, block by block
+        ("raw", INTEGER),
+        ("stride", INTEGER),  # bytes of the scales of a row
+        ("row_scales", INTEGER),  # float32 (BLOCK_ROWS, blocks)
+        ("row_zeros", INTEGER),
+        ("scales", INTEGER),  # float32 (blocks, BLOCK_ROWS), times the unit of the integers
         ("zeros", INTEGER),
-        ("stride", INTEGER),  # bytes of the terms of a row
-        ("dots", INTEGER),  # float32 (m, BLOCK_ROWS, blocks)
-        ("shifts", INTEGER),  # the same of zeros
-        ("columns", INTEGER),  # float32 (2, 16, BLOCK_ROWS): terms of 16 blocks, block by block
     )
 
 
@@ -47,11 +50,11 @@ read_terms = reader(Terms)
 def terms_for(rows: RowAddresses, queries: Queries) -> Terms:
     # No power of two, so that the rows of a transposition do not compete in the cache.
     stride = 4 * queries.lanes + LINE
-    size = queries.m * BLOCK_ROWS * stride if rows.has_blocks else 0
-    parts = max(rows.dim // 16 + 1, queries.lanes, PLAIN_ROWS) + 32
-    room = Room(4 * parts, 4 * queries.lanes, 4 * queries.lanes, size, size if rows.zero else 0, 2 * 16 * LINE)
-    raw, scales, zeros, dots, shifts, columns = room.pieces
-    terms = Terms(raw=raw, scales=scales, zeros=zeros, stride=stride, dots=dots, shifts=shifts, columns=columns)
+    size = BLOCK_ROWS * stride if rows.has_blocks else 0
+    parts = max(queries.width // 16 + 16, queries.lanes) if rows.has_blocks else PLAIN_ROWS // 16
+    room = Room(LINE * parts, size, size, LINE * queries.lanes, LINE * queries.lanes)
+    raw, row_scales, row_zeros, scales, zeros = room.pieces
+    terms = Terms(raw=raw, stride=stride, row_scales=row_scales, row_zeros=row_zeros, scales=scales, zeros=zeros)
     terms.room = room
     return terms
 
@@ -67,11 +70,11 @@ def integer_gemv(inner_at, rows_at, queries_at, terms_at, x, out):
     )
     take_all(queries, rows, True, x)
     order(queries)
-    for start, stop in ((0, rows.tail_start), (rows.tail_start, rows.n)):
-        if rows.has_blocks != 0:
-            for first in range(start, stop, BLOCK_ROWS):
-                gemv_blocks(inner, rows, queries, terms, first, min(BLOCK_ROWS, stop - first), out)
-        else:
+    if rows.has_blocks != 0:
+        for first in range(0, rows.n, BLOCK_ROWS):
+            gemv_blocks(inner, rows, queries, terms, first, min(BLOCK_ROWS, rows.n - first), out)
+    else:
+        for start, stop in ((0, rows.tail_start), (rows.tail_start, rows.n)):
             for first in range(start, stop, PLAIN_ROWS):
                 gemv_plain(inner, rows, queries, terms.raw, first, min(PLAIN_ROWS, stop - first), out)
 
@@ -91,63 +94,57 @@ def gemv_plain(inner, rows, queries, raw, first, n, out):
         finish(rows, first, n, out, i)
 
 
-@helper
+@inlined
 def gemv_blocks(inner, rows, queries, terms, first, n, out):
-    """Up to BLOCK_ROWS rows."""
-    own, stride = 4 * queries.lanes, terms.stride
-    for j in range(n):
-        row = first + j
-        block_scales(rows, row, terms.scales, terms.zeros)
-        for i in range(queries.m):
-            query, tables = queries.codes + queries.width * i, rows.table + row * rows.table_row
-            at = row_address(rows, row)
-            call(inner.block_sums, (query, at, rows.dim, tables, rows.table_block, rows.block, terms.raw))
-            if rows.block % 64 != 0 and rows.block > 32:
-                join_parts(rows, terms.raw)
-            here = (BLOCK_ROWS * i + j) * stride
-            multiply(inner, rows, queries, terms, own * i, terms.dots + here, terms.shifts + here)
-    for i in range(queries.m):
-        here = BLOCK_ROWS * i * stride
-        total = zero_f32()
-        for b in range(0, rows.blocks, 16):
-            transpose(terms.dots + here + 4 * b, stride, terms.columns, LINE)
-            if rows.zero != 0:
-                transpose(terms.shifts + here + 4 * b, stride, terms.columns + 16 * LINE, LINE)
-            for column in range(min(16, rows.blocks - b)):
-                total = sum_f32(total, load_f32(terms.columns + LINE * column))
-                if rows.zero != 0:
-                    total = sum_f32(total, load_f32(terms.columns + LINE * (16 + column)))
-        if queries.per_block == 0:
-            total = times(total, splat_f32(peek_f32(queries.steps + own * i)))
-        store_f32(terms.columns, total)
-        for j in range(n):
-            out[i, first + j] = peek_f32(terms.columns + 4 * j)
-        finish(rows, first, n, out, i)
-
-
-@inlined
-def join_parts(rows, raw):
-    """Sums of blocks from sums of 16 dimensions, in place."""
-    parts = rows.block // 16
-    for b in range(rows.blocks):
-        total = np.int32(0)
-        for part in range(b * parts, min((b + 1) * parts, (rows.dim + 15) // 16)):
-            total += peek_i32(raw + 4 * part)
-        poke_i32(raw + 4 * b, total)
-
-
-@inlined
-def multiply(inner, rows, queries, terms, own, dots, shifts):
-    """The terms of the blocks of a row, with the query whose steps and totals begin `own` bytes on."""
-    unit, bias, step = np.float32(rows.integer_unit), np.int32(-inner.bias), splat_f32(np.float32(1))
-    for at in range(0, 4 * rows.blocks, 64):
-        totals = load_i32(queries.totals + own + at)
-        if queries.per_block != 0:
-            step = load_f32(queries.steps + own + at)
-        scales = times(load_f32(terms.scales + at), splat_f32(unit))
-        store_f32(dots + at, times(times(shifted_dots(load_i32(terms.raw + at), totals, bias), scales), step))
+    """Up to BLOCK_ROWS rows; past the end the last row again."""
+    unit, own, last = np.float32(rows.integer_unit), 4 * queries.lanes, first + n - 1
+    for j in range(BLOCK_ROWS):
+        at = j * terms.stride
+        block_scales(rows, min(first + j, last), terms.row_scales + at, terms.row_zeros + at)
+    for b in range(0, rows.blocks, 16):
+        transpose(terms.row_scales + 4 * b, terms.stride, terms.scales + LINE * b, LINE)
         if rows.zero != 0:
-            store_f32(shifts + at, times(times(as_f32(totals), load_f32(terms.zeros + at)), step))
+            transpose(terms.row_zeros + 4 * b, terms.stride, terms.zeros + LINE * b, LINE)
+    for at in range(terms.scales, terms.scales + LINE * rows.blocks, LINE):
+        store_f32(at, scaled(load_f32(at), unit))
+    for i in range(queries.m):
+        for j in range(0, n, 4):
+            a, b, c, d = first + j, min(first + j + 1, last), min(first + j + 2, last), min(first + j + 3, last)
+            call(inner.block_sums, (
+                queries.codes + queries.width * i, row_address(rows, a), row_address(rows, b), row_address(rows, c),
+                row_address(rows, d), rows.table + a * rows.table_row, rows.table + b * rows.table_row,
+                rows.table + c * rows.table_row, rows.table + d * rows.table_row, rows.dim, rows.table_block,
+                rows.block, terms.raw + 4 * j,
+            ))  # fmt: skip
+        total = sum_of_terms(rows, queries, terms, np.int32(-inner.bias), own * i)
+        target = np.intp(out[i].ctypes.data) + 4 * first
+        if queries.per_block == 0:
+            total = scaled(total, peek_f32(queries.steps + own * i))
+        if rows.scale != 0:
+            total = times(total, load_first(rows.scale + 4 * first, n))
+        if rows.bias != 0:
+            total = sum_f32(total, load_first(rows.bias + 4 * first, n))
+        store_first(target, total, n)
+
+
+@inlined
+def sum_of_terms(rows, queries, terms, factor, own):
+    """The sums over the blocks of BLOCK_ROWS rows, with the query whose steps and totals begin `own` bytes on."""
+    parts = 1 if rows.block % 64 == 0 else rows.block // 16
+    result, at, step = zero_f32(), terms.raw, splat_f32(np.float32(1))
+    for b in range(rows.blocks):
+        dots, total = load_i32(at), peek_i32(queries.totals + own + 4 * b)
+        for part in range(1, min(parts, (rows.dim + 15) // 16 - b * parts)):
+            dots = add_i32(dots, load_i32(at + LINE * part))
+        at += LINE * parts
+        if queries.per_block != 0:
+            step = splat_f32(peek_f32(queries.steps + own + 4 * b))
+        dots = shifted_dots(dots, splat_i32(total), factor)
+        result = sum_f32(result, times(times(dots, load_f32(terms.scales + LINE * b)), step))
+        if rows.zero != 0:
+            term = times(splat_f32(np.float32(total)), load_f32(terms.zeros + LINE * b))
+            result = sum_f32(result, times(term, step))
+    return result
 
 
 @helper

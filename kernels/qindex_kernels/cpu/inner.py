@@ -6,7 +6,7 @@
     float_dots                    <float32 query, numbers of a row / unit>, float32
     block_dots, float_block_dots  the same over numbers with block scales, float32
     hamming                       twice the number of bits in which query and row differ, int32
-    block_sums                    <int8 query, integers of a row, plus BIAS> over each block, int32
+    block_sums                    <int8 query, integers of a row, plus BIAS> over each block, int32, of four rows
     unpack                        the integers of a row, plus BIAS, as unsigned bytes
     decode                        the numbers of a row as float32
     products                      <float32 query, numbers of a row without blocks> as exact.py defines it, float64
@@ -38,8 +38,6 @@ from qindex_kernels.cpu.simd import (
     lanes_at,
     load_f32,
     load_i32,
-    pair_sums,
-    part_sums,
     peek_f32,
     peek_i64,
     poke_f64,
@@ -48,7 +46,7 @@ from qindex_kernels.cpu.simd import (
     shifted,
     splat_f32,
     store_f32,
-    store_i32,
+    store_part_sums,
     store_sums_f32,
     store_sums_i32,
     sum_f64,
@@ -353,53 +351,45 @@ def hamming(kind: int) -> Any:
 
 @cache
 def block_sums(kind: int) -> Any:
-    """raw[b] = <int8 query, integers of a row, plus BIAS> over block b, int32, with room for 16 more numbers.
+    """Of rows a, b, c and d: raw[b, :4] = <int8 query, integers of a row, plus BIAS> over block b, int32.
 
-    Where blocks are multiples of neither 64 nor 32 dimensions, or are 96 and the like, sums are of 16 dimensions each.
+    Blocks are 64 bytes apart in `raw`. Where they are no multiples of 64 dimensions, sums are of each 16 dimensions, of
+    whole registers.
     """
     sources, bits, step = SOURCES, sum(PLANES[kind]), STEP[kind]
 
-    @inner_loop(7)
-    def sums_of_blocks(query, row, dim, tables, table_block, block, raw):
+    @inner_loop(13)
+    def sums_of_blocks(
+        query, a, b, c, d, a_tables, b_tables, c_tables, d_tables, dim, table_block, block, raw
+    ):  # fmt: skip
         _ = sources
         whole = block % 64 == 0
         length = block if whole else 64
-        table, first = tables, 0
-        while first < dim:  # divisions would take as long as the products
-            a_table = load_table(kind, table)
-            b_table = load_table(kind, table + (table_block if first + length < dim else 0))
-            c_table = load_table(kind, table + (2 * table_block if first + 2 * length < dim else 0))
-            d_table = load_table(kind, table + (3 * table_block if first + 3 * length < dim else 0))
-            for line in range(first * bits // 8, (first + 4 * length) * bits // 8, 64):
-                prefetch(row + AHEAD + line)
+        a_table, b_table = load_table(kind, a_tables), load_table(kind, b_tables)
+        c_table, d_table = load_table(kind, c_tables), load_table(kind, d_tables)
+        first, table = 0, 0
+        while first < dim:
+            if table_block != 0:
+                a_table, b_table = load_table(kind, a_tables + table), load_table(kind, b_tables + table)
+                c_table, d_table = load_table(kind, c_tables + table), load_table(kind, d_tables + table)
+                table += table_block
             a_sum, b_sum, c_sum, d_sum = zero_i32(), zero_i32(), zero_i32(), zero_i32()
-            if length == step and first + 4 * step <= dim:
-                a_sum = add_dots(kind, a_sum, row, dim, first, a_table, query)
-                b_sum = add_dots(kind, b_sum, row, dim, first + step, b_table, query)
-                c_sum = add_dots(kind, c_sum, row, dim, first + 2 * step, c_table, query)
-                d_sum = add_dots(kind, d_sum, row, dim, first + 3 * step, d_table, query)
-            else:
-                for at in range(first, min(first + length, dim), step):
-                    a_sum = add_dots(kind, a_sum, row, dim, at, a_table, query)
-                for at in range(first + length, min(first + 2 * length, dim), step):
-                    b_sum = add_dots(kind, b_sum, row, dim, at, b_table, query)
-                for at in range(first + 2 * length, min(first + 3 * length, dim), step):
-                    c_sum = add_dots(kind, c_sum, row, dim, at, c_table, query)
-                for at in range(first + 3 * length, min(first + 4 * length, dim), step):
-                    d_sum = add_dots(kind, d_sum, row, dim, at, d_table, query)
+            at, stop = first, min(first + length, dim)
+            while at < stop:
+                for line in range(0, step // 2 * bits, 64):
+                    prefetch(a + AHEAD + at // 2 * bits + line)
+                a_sum = add_dots(kind, a_sum, a, dim, at, a_table, query)
+                b_sum = add_dots(kind, b_sum, b, dim, at, b_table, query)
+                c_sum = add_dots(kind, c_sum, c, dim, at, c_table, query)
+                d_sum = add_dots(kind, d_sum, d, dim, at, d_table, query)
+                at += step
             if whole:
                 store_sums_i32(raw, a_sum, b_sum, c_sum, d_sum)
-                raw += 16
+                raw += 64
             else:
-                parts = part_sums(a_sum, b_sum, c_sum, d_sum)
-                if block == 32:
-                    store_i32(raw, pair_sums(parts, parts))
-                    raw += 32
-                else:
-                    store_i32(raw, parts)
-                    raw += 64
-            first += 4 * length
-            table += 4 * table_block
+                store_part_sums(raw, 64, a_sum, b_sum, c_sum, d_sum)
+                raw += 256
+            first += length
 
     return sums_of_blocks
 

@@ -1,8 +1,8 @@
 """Products of many tokens with coded rows whose integers meet those of the tokens: the linear layer of a batch.
 
 Here rows, the output channels, are the lanes: 16 of them are unpacked and interleaved by 4 bytes into a panel, four
-panels a group, and 4 bytes of a token are broadcast to meet 64 bytes of a panel. So results lie as they are stored, scales
-of rows are vectors, and what is laid out anew is the rows, which are fewer than the tokens, once for all of them.
+panels a group, and 4 bytes of a token are broadcast to meet 64 bytes of a panel. So results lie as they are stored,
+scales of rows are vectors, and what is laid out anew is the rows, once for all tokens.
 """
 
 import numpy as np
@@ -152,9 +152,10 @@ def multiply(inner, rows, queries, channels, g, first, i, out):
         multiply_blocks(inner, rows, queries, channels, g, i)
     else:
         whole = first + GROUP <= rows.n
+        panels = channels.panels + channels.panel_bytes * g
         channel_tile(
-            TOKENS, PANELS, queries.codes + queries.width * i, queries.width, channels.panels + channels.panel_bytes * g,
-            queries.width // 4, queries.totals + own * i, own, -inner.bias, np.float32(rows.integer_unit),
+            TOKENS, PANELS, queries.codes + queries.width * i, queries.width, panels, queries.width // 4,
+            queries.totals + own * i, own, -inner.bias, np.float32(rows.integer_unit),
             queries.steps + own * i, own, channels.row_scales + lanes, channels.biases + lanes,
             out if whole else channels.sums, out_stride if whole else 4 * GROUP,
         )  # fmt: skip

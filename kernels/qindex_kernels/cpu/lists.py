@@ -15,7 +15,7 @@ from qindex_kernels.cpu.candidates import expect, finish, read_search
 from qindex_kernels.cpu.inner import read_inner
 from qindex_kernels.cpu.product import read_group
 from qindex_kernels.cpu.queries import contiguous, copy_codes, order, read_panels, read_queries, shift_of
-from qindex_kernels.cpu.record import INTEGER, Record, Room, reader
+from qindex_kernels.cpu.record import INTEGER, LINE, Record, Room, reader
 from qindex_kernels.cpu.simd import (
     at_least,
     bits_set,

@@ -24,7 +24,6 @@ from qindex_kernels.cpu.tile import float_tile
 from qindex_kernels.layout import Rows
 
 
-
 @kernel
 def float_product(inner_at, rows_at, queries, stride, decoded, scales, sums, x, out):
     """`queries` and `decoded` have room for m and four rows of `stride` bytes, `sums` for four rows of m."""

@@ -1,4 +1,4 @@
-"""Sums of all queries with a group of coded rows, on the tiles: what products and batches of searches share."""
+"""Sums of all queries with a group of coded rows, on the tiles: batches of searches."""
 
 import numpy as np
 
@@ -61,10 +61,10 @@ def group_for(rows: RowAddresses, queries: Queries, n_panels: int, n_sums: int, 
 
 
 @helper
-def unpack_group(inner, rows, first, group, row_scales):
+def unpack_group(inner, rows, first, group):
     """The rows from `first` on as bytes, with the block scales of their integers; past the end the last row again.
 
-    `row_scales` says whether block scales and zeros come multiplied with those of rows.
+    Block scales and zeros come multiplied with the scales of rows.
     """
     unit = np.float32(rows.integer_unit)
     for j in range(group.n):
@@ -76,7 +76,7 @@ def unpack_group(inner, rows, first, group, row_scales):
         scales, zeros = group.scales + j * group.scale_stride, group.zeros + j * group.scale_stride
         block_scales(rows, row, scales, zeros)
         own = np.float32(1)
-        if row_scales and rows.scale != 0:
+        if rows.scale != 0:
             own = peek_f32(rows.scale + 4 * row)
         for at in range(0, group.scale_stride, 64):
             store_f32(scales + at, scaled(scaled(load_f32(scales + at), unit), own))

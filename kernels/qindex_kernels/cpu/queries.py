@@ -332,8 +332,8 @@ def panels_for(queries: Queries, number_bytes: int = 1) -> Panels:
 
 
 @kernel
-def fill_panels(panels_at, queries_at, inner_at, all_steps):
-    """Lay out the codes of all queries. Without `all_steps`, only those of blocks: others are multiplied with later."""
+def fill_panels(panels_at, queries_at, inner_at):
+    """Lay out the codes of all queries."""
     panels, queries = read_panels(panels_at), read_queries(queries_at)
     inner, rows = read_inner(inner_at), read_rows(queries.rows)
     order(queries)
@@ -347,12 +347,8 @@ def fill_panels(panels_at, queries_at, inner_at, all_steps):
             at, own = 4 * (lanes * b + i), 4 * queries.lanes * i
             poke_i32(panels.starts + at, shift_of(inner, rows, queries, i, b, False))
             poke_f32(panels.totals + at, np.float32(peek_i32(queries.totals + own + 4 * b)))
-            step = np.float32(1)
-            if queries.per_block != 0:
-                step = peek_f32(queries.steps + own + 4 * b)
-            elif all_steps:
-                step = peek_f32(queries.steps + own)
-            poke_f32(panels.steps + at, step)
+            step = own + 4 * b if queries.per_block != 0 else own
+            poke_f32(panels.steps + at, peek_f32(queries.steps + step))
 
 
 @kernel

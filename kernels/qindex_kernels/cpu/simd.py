@@ -169,25 +169,18 @@ def add_differences(typingctx, acc, a, b, mask):
 
 
 @intrinsic
-def part_sums(typingctx, a, b, c, d):
-    """The sums of each four lanes of `a`, then of `b`, `c` and `d`."""
+def store_part_sums(typingctx, address, stride, a, b, c, d):
+    """Store the sums of the first four lanes of four vectors as four int32 numbers, and so on, `stride` bytes apart."""
 
     def codegen(context, builder, signature, args):
-        sums = v.group_sums(builder, args, builder.add)
-        return v.shuffle(builder, sums, sums, [4 * group + row for row in range(4) for group in range(4)])
+        address, stride, *rows = args
+        sums = v.group_sums(builder, rows, builder.add)
+        for part in range(4):
+            at = builder.add(address, builder.mul(stride, stride.type(part)))
+            v.store(builder, v.slice(builder, sums, 4 * part, 4 * part + 4), at)
+        return context.get_dummy_value()
 
-    return i32x16(i32x16, i32x16, i32x16, i32x16), codegen
-
-
-@intrinsic
-def pair_sums(typingctx, a, b):
-    """The sums of each two lanes of `a`, then of `b`."""
-
-    def codegen(context, builder, signature, args):
-        even, odd = (v.shuffle(builder, *args, range(start, 32, 2)) for start in (0, 1))
-        return builder.add(even, odd)
-
-    return i32x16(i32x16, i32x16), codegen
+    return types.void(types.intp, types.intp, i32x16, i32x16, i32x16, i32x16), codegen
 
 
 @intrinsic

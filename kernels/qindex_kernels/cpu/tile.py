@@ -1,7 +1,8 @@
 """The tiles of the matrix products: a few coded rows against a few queries, all sums in registers.
 
 In panels, queries are the lanes, 16 of them: numbers of a row are broadcast, so no sum is ever taken across lanes and
-rows are unpacked as they lie. Panels of integers are interleaved by 4 bytes.
+rows are unpacked as they lie. Panels of integers are interleaved by 4 bytes. In the channel tiles, rows are the lanes,
+and numbers of a query, there a token, are broadcast.
 
 In `float_tile` dimensions are the lanes, as in a plain dot product: the same sums for one query and for many.
 """
@@ -17,7 +18,7 @@ from qindex_kernels.cpu.unpack import _is_literal
 from qindex_kernels.cpu.vectors import F32, I8, I32, f32x16, i32x16, u8x64
 
 UNROLL = 2  # steps of 4 bytes
-CHANNEL_UNROLL = 4
+CHANNEL_UNROLL = 4  # a block has no fewer
 
 
 @contextmanager
@@ -170,9 +171,10 @@ def channel_tile(
     typingctx, n_tokens, n_panels, tokens, token_stride, panels, quads, totals, total_stride, shift, unit, steps,
     step_stride, scales, biases, out, out_stride,
 ):  # fmt: skip
-    """Without blocks: out[t][p] = float(totals[t] * shift + <token t, panel p>) * unit * steps[t] * scales[p] + biases[p].
+    """Rows without blocks: out[t][p] = float(dots[t][p]) * unit * steps[t] * scales[p] + biases[p].
 
-    Rows of `out`, float32, begin `out_stride` bytes apart; `scales` and `biases` have 16 a panel.
+    The dots are totals[t] * shift + <token t, panel p>, of literal numbers of tokens and panels. Rows of `out`,
+    float32, begin `out_stride` bytes apart; `scales` and `biases` have 16 a panel.
     """
     if not _is_literal(n_tokens, n_panels):
         return None

@@ -267,7 +267,7 @@ def meet(inner, rows, queries, search, panels, group, first, stop):
     if rows.one_hot != 0:
         add_lanes(inner, rows, panels, first, group)
     elif inner.integers != 0:
-        unpack_group(inner, rows, first, group, True)
+        unpack_group(inner, rows, first, group)
     else:
         decode_group(inner, rows, first, group)
     p = 0
@@ -396,7 +396,7 @@ class Scan:
             if self.one_hot:
                 fill_lanes(self.panels.address, self.queries.address)
             elif self.integers:
-                fill_panels(self.panels.address, self.queries.address, self.functions.address, True)
+                fill_panels(self.panels.address, self.queries.address, self.functions.address)
             else:
                 fill_float_panels(self.panels.address, self.queries.address)
             scan_batch(*self.known, self.panels.address, self.group.address)
