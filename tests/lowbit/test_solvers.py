@@ -88,7 +88,7 @@ def test_what_a_solver_knows_more_leaves_less_error(scheme: Scheme) -> None:
     )  # fmt: skip
     assert fed_back < scaled <= with_diagonal < clipped < nearest
     assert fed_back < fitted < nearest
-    assert fed_back < 0.7 * with_diagonal
+    assert fed_back < 0.75 * with_diagonal
 
 
 @every_scheme
@@ -113,8 +113,8 @@ def test_searches_are_never_worse_than_rounding_to_nearest(scheme: Scheme) -> No
 @every_scheme
 def test_error_feedback_pays_with_any_scheme(scheme: Scheme) -> None:
     weight, statistics = layer(n=48)
-    fed_back = error(weight, GPTQ().solve(weight, scheme, statistics), statistics)
-    assert fed_back < error(weight, Nearest(clip=True).solve(weight, scheme, statistics), statistics)
+    fed_back = error(weight, GPTQ(inner=HQQ()).solve(weight, scheme, statistics), statistics)
+    assert fed_back < error(weight, HQQ().solve(weight, scheme), statistics)
 
 
 @every_solver
@@ -282,7 +282,7 @@ def test_gptq_says_that_a_diagonal_is_not_enough_and_others_take_it() -> None:
     weight, _ = layer(n=4)
     x = np.random.default_rng(0).standard_normal((300, 200)).astype(np.float32)
     wide = statistics_of(x, max_dim=100)
-    with pytest.raises(ValueError, match="for GPTQ, got only its diagonal: .* a max_dim no less than its width"):
+    with pytest.raises(ValueError, match=r"for GPTQ, got only its diagonal: .* a max_dim no less than its width"):
         GPTQ().solve(weight, INT4_GROUPS, wide)
     for solver in (Nearest(clip=True), Scaled()):
         assert error(weight, solver.solve(weight, INT4_GROUPS, wide), wide) < 0.02
@@ -300,7 +300,7 @@ def test_weights_and_statistics_that_do_not_fit_are_errors(solver: Solver) -> No
     weight, statistics = layer(n=4)
     bad = weight.copy()
     bad[2, 3] = np.nan
-    with pytest.raises(ValueError, match="weight must be finite .* row 2 has NaN or infinity"):
+    with pytest.raises(ValueError, match=r"weight must be finite .* row 2 has NaN or infinity"):
         solver.solve(bad, INT4_GROUPS, statistics)
     with pytest.raises(ValueError, match="weight must have at least one row"):
         solver.solve(weight[:0], INT4_GROUPS, statistics)
