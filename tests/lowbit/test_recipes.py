@@ -125,11 +125,11 @@ def test_hqq_and_clipping_leave_less_of_an_error_in_real_weights(
     assert clipped < nearest
     assert fitted < nearest
     if name == "int8":
-        assert nearest < 1e-4
+        assert nearest < 2e-4
 
 
 def test_gptq_leaves_the_least_error_in_the_outputs_of_a_real_layer(minilm: dict[str, NDArray[np.float32]]) -> None:
-    # Inputs as correlated as real ones: rows of the layer's own weights, mixed.
+    # Correlated inputs: mixtures of rows of other weights of the layer.
     rng = np.random.default_rng(0)
     name = next(name for name in minilm if "query" in name)
     weight = minilm[name]

@@ -113,7 +113,7 @@ def test_searches_are_never_worse_than_rounding_to_nearest(scheme: Scheme) -> No
 @every_scheme
 def test_error_feedback_pays_with_any_scheme(scheme: Scheme) -> None:
     weight, statistics = layer(n=48)
-    fed_back = error(weight, GPTQ(inner=HQQ()).solve(weight, scheme, statistics), statistics)
+    fed_back = error(weight, GPTQ(damping=0.1, inner=HQQ()).solve(weight, scheme, statistics), statistics)
     assert fed_back < error(weight, HQQ().solve(weight, scheme), statistics)
 
 

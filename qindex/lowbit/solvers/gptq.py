@@ -38,6 +38,8 @@ class GPTQ:
     a block is chosen by `inner` when its first column is reached, from the weights as they then are; a scale for the
     whole row is chosen at the start, and so are all grids with `order`, which takes the columns with the largest inputs
     first. Dead channels are rounded like others and pass no error on.
+
+    With a single bit, later columns cannot make up for much: a damping of 0.1 and HQQ within are better there.
     """
 
     damping: float = 0.01
