@@ -47,7 +47,6 @@ OTHERS = {
     "affine, no level at zero": Scheme(HALF4, 16, FLOAT16, affine=True),
     "signs": Scheme(SIGN, 32),
     "levels of its own": Scheme(TABLE4, 64, FLOAT16, table=tuple(table(4).tolist())),
-    "levels of its own, one scale a row": Scheme(TABLE2, table=(-100, -3, 3, 100)),
 }
 ALL = {**SCHEMES, **OTHERS}
 SYMMETRIC = {name: scheme for name, scheme in ALL.items() if not scheme.affine}
