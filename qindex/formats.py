@@ -113,7 +113,7 @@ class Format:
             case "small_float":
                 return self._small_float_codes(values)
             case "table":
-                codes = np.searchsorted((self.levels[1:] + self.levels[:-1]) / 2, values)
+                codes = places(values, self.levels)
             case "exponent":
                 fraction, exponent = np.frexp(values)  # 2 ** (exponent - 1) is the value itself where fraction is 1/2
                 codes = np.where(values > 0, np.clip(exponent - (fraction == 0.5) + 127, 0, 254), 0)
@@ -139,6 +139,24 @@ class Format:
         codes = ((exponent - self.min_exponent) << self.mantissa_bits) + steps
         signed: NDArray[np.uint8] = (codes | np.where(np.signbit(values), 1 << self.bits - 1, 0)).astype(np.uint8)
         return signed
+
+    def nearest(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The level that `encode` rounds each number to, numbers no larger than the largest: any shape, float32."""
+        nearest: NDArray[np.float32]
+        match self.kind:
+            case "integer":
+                nearest = np.rint(values)
+            case "half_integer":
+                nearest = np.rint(values - np.float32(0.5)) + np.float32(0.5)
+            case "small_float":
+                normal = np.maximum(np.abs(values), np.ldexp(np.float32(1), self.min_exponent))
+                # The exponent bits alone are the power of two below a number; `unit` is one of its last mantissa bit.
+                power = (normal.view(np.int32) & 0x7F80_0000).view(np.float32)
+                unit = power * np.ldexp(np.float32(1), -self.mantissa_bits)
+                nearest = np.copysign(np.rint(values / unit) * unit, values)
+            case _:
+                nearest = self.levels[self._codes(values)]
+        return nearest
 
     def decode(self, packed: NDArray[np.uint8], dim: int) -> NDArray[np.float32]:
         """The levels behind packed codes: (n, row_bytes(dim)) uint8 -> (n, dim) float32, exactly."""
@@ -168,6 +186,14 @@ class Format:
             codes |= _unpacked(packed[:, start:stop], width, count) << shift
             start, shift = stop, shift + width
         return codes
+
+
+def places(values: NDArray[np.float32], levels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Which of up to 256 ascending levels is nearest to each number; between two, the lower one. Any shape."""
+    codes = np.zeros(values.shape, np.uint8)
+    for midpoint in (levels[1:] + levels[:-1]) / 2:  # as many levels lie below a number as midpoints do
+        codes += values > midpoint
+    return codes
 
 
 def _packed(codes: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex.formats import FORMATS, SIGN, Format
+from qindex.formats import FORMATS, SIGN, Format, places
 from qindex.io import register
 from qindex.quantize.factored import encode_factored
 from qindex.quantize.gaussian import lloyd_max
@@ -83,10 +83,7 @@ class LloydMax(AboutOrigin):
         stored = table(self.bits).astype(np.float32)
         spread = np.sqrt(row_dots(rows, rows) / rows.shape[1])
         in_table = rows * (_unit(self.bits) / np.where(spread > 0, spread, 1)).astype(np.float32)[:, None]
-        # As many levels lie below a number as there are midpoints below it.
-        codes = np.zeros(rows.shape, np.uint8)
-        for midpoint in (stored[1:] + stored[:-1]) / 2:
-            codes += in_table > midpoint
+        codes = places(in_table, stored)
         return self._format.pack(codes), stored[codes]
 
 

@@ -23,10 +23,20 @@ from qindex.formats import (
     INT8,
     NF4,
     SIGN,
+    TABLE2,
     TABLE4,
 )
 from qindex.quantize import Int8
-from qindex.quantize.blocks import SCHEMES, Scheme, bits_per_number, decode, encode
+from qindex.quantize.blocks import (
+    SCHEMES,
+    Scheme,
+    bits_per_number,
+    block_numbers,
+    decode,
+    encode,
+    in_levels,
+)
+from qindex.quantize.lloyd_max import table
 from qindex.types import MAX_DIM, BlockValues, Codes
 from qindex_kernels import reference
 from qindex_kernels.layout import Level, Rows
@@ -36,6 +46,7 @@ OTHERS = {
     "affine float32 scales": Scheme(INT8, 16, affine=True),
     "affine, no level at zero": Scheme(HALF4, 16, FLOAT16, affine=True),
     "signs": Scheme(SIGN, 32),
+    "levels of its own": Scheme(TABLE4, 64, FLOAT16, table=tuple(table(4).tolist())),
 }
 ALL = {**SCHEMES, **OTHERS}
 SYMMETRIC = {name: scheme for name, scheme in ALL.items() if not scheme.affine}
@@ -90,6 +101,12 @@ def test_bits_count_what_rides_with_the_codes_and_the_block_cut_short() -> None:
     assert bits_per_number(codes) == 8 * (20 + 2) / 40
     with pytest.raises(ValueError, match="codes must have at least one row"):
         bits_per_number(codes[:0])
+
+
+@every_scheme
+@pytest.mark.parametrize("shape", [(3, 40), (7, 384), (1, 1)])
+def test_a_scheme_tells_the_bytes_of_codes_before_there_are_any(scheme: Scheme, shape: tuple[int, int]) -> None:
+    assert scheme.nbytes(*shape) == encode(gaussian(*shape), scheme).nbytes
 
 
 # --- meaning ---------------------------------------------------------------------------------------------------------
@@ -170,6 +187,35 @@ def test_one_scale_a_row_gives_the_codes_of_the_int8_quantizer() -> None:
     assert codes.max_norm == pytest.approx(wanted.max_norm)
 
 
+@every_scheme
+@given(values=matrices)
+@few
+def test_a_column_rounds_by_itself_to_the_levels_that_its_rows_have(
+    scheme: Scheme, values: NDArray[np.float32]
+) -> None:
+    codes = encode(values, scheme)
+    decoded = decode(codes)
+    scales, zeros = (
+        None if numbers is None else np.broadcast_to(numbers, (len(values), numbers.shape[1]))
+        for numbers in block_numbers(codes)
+    )
+    assert scales is not None
+    for column in range(0, values.shape[1], 7):
+        block = column // (scheme.block or values.shape[1])
+        zero = None if zeros is None else zeros[:, block]
+        found = scheme.nearest(in_levels(values[:, column], scales[:, block], zero)) * scales[:, block]
+        np.testing.assert_array_equal(found if zero is None else found + zero, decoded[:, column])
+
+
+def test_levels_of_its_own_are_chosen_by_midpoints_the_lower_one_between_two() -> None:
+    scheme = Scheme(TABLE2, table=(-100, -3, 0, 50))
+    row = np.float32([[100, 26, 25, 24, -1.5, -1, -52, -51]])
+    codes = encode(row, scheme)
+    assert codes.tables is not None
+    np.testing.assert_array_equal(codes.tables, [[-100, -3, 0, 50]])
+    np.testing.assert_array_equal(decode(codes), [[50, 50, 0, 0, -3, 0, -100, -3]])
+
+
 # --- scales ----------------------------------------------------------------------------------------------------------
 
 
@@ -231,8 +277,7 @@ def steps(codes: Codes) -> NDArray[np.float32]:
 def test_every_number_has_the_level_nearest_to_it_under_the_stored_scale(name: str) -> None:
     values = gaussian(20, 130)
     codes = encode(values, SYMMETRIC[name])
-    levels = codes.format.levels[np.isfinite(codes.format.levels)].astype(np.float64)
-    possible = levels[np.abs(levels) <= codes.format.max_value] * steps(codes)[:, :, None].astype(np.float64)
+    possible = SYMMETRIC[name].levels.astype(np.float64) * steps(codes)[:, :, None].astype(np.float64)
     nearest = np.abs(possible - values[:, :, None]).min(axis=2)
     assert np.all(np.abs(decode(codes) - values.astype(np.float64)) <= nearest + 1e-6)
 
@@ -347,7 +392,10 @@ def test_values_are_checked_like_vectors() -> None:
     ("fields", "message"),
     [
         ({"format": FLOAT16}, "format must have fixed levels, .* got float16"),
-        ({"format": TABLE4, "block": 16}, "format must have fixed levels, .* got table4"),
+        ({"format": TABLE4, "block": 16}, r"table must be 16 ascending integers .* for table4, got \(\)"),
+        ({"format": TABLE2, "table": (0, 1, 1, 2)}, "table must be 4 ascending integers from -128 to 127 for table2"),
+        ({"format": TABLE2, "table": (-129, 0, 1, 2)}, "table must be 4 ascending integers from -128 to 127"),
+        ({"format": INT2, "table": (-2, -1, 0, 1)}, "table goes with codebook formats, .* for int2"),
         ({"format": E8M0, "block": 16}, "format must have fixed levels, .* got e8m0"),
         ({"format": INT4, "block": 24}, "block must be 0 or a multiple of 16 up to 65536, got 24"),
         ({"format": INT4, "block": -16}, "block must be 0 or a multiple of 16 up to 65536, got -16"),

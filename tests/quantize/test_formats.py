@@ -156,6 +156,15 @@ def test_numbers_round_to_the_nearest_level(format: Format, values: NDArray[np.f
     assert np.all(np.abs(found - values) <= nearest + rounding)
 
 
+@each([format for format in FIXED if format is not E8M0])
+@given(values=hnp.arrays(np.float32, 20, elements=st.floats(-1, 1, width=32) | st.sampled_from([0.0, -0.0, 0.5])))
+@settings(deadline=None, max_examples=50)
+def test_the_nearest_level_is_the_one_that_is_encoded(format: Format, values: NDArray[np.float32]) -> None:
+    values = values * np.float32(format.max_value)
+    np.testing.assert_array_equal(format.nearest(values), format.levels[codes_of(format, values)])
+    np.testing.assert_array_equal(codes_of(format, format.nearest(values)), codes_of(format, values))
+
+
 @each([format for format in (*ORACLES, *GRIDS) if format is not TERNARY])
 def test_ties_go_to_the_even_code(format: Format) -> None:
     levels = np.unique(finite_levels(format)).astype(np.float64)

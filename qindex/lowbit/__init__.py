@@ -1,0 +1,1 @@
+"""Language models in few bits: statistics, solvers, recipes, and the modules that run them."""
