@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from qindex.encode.shards import Shards, encode_to
 from qindex.io import PathLike
-from qindex.types import Quantizer, Vectors, as_texts, row_norms
+from qindex.types import Codes, Quantizer, Vectors, as_texts, row_norms
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+    from qindex.lowbit import Plan
 
 # The files of a model folder that decide its vectors: read-me files and the same weights in other forms do not.
 _MODEL_FILES = (
@@ -33,10 +35,14 @@ _SAMPLE_BYTES, _SAMPLES = 1 << 16, 256
 class SentenceEncoder:
     """Texts to float32 vectors, by a sentence-transformers model and its own prompts.
 
-    `model` is a name on the Hugging Face hub, a local folder, or a loaded `SentenceTransformer`. `normalize` scales
-    the vectors to length 1, after `truncate_dim` has kept their first numbers (for models trained for that). `device`
-    is torch's ("cpu", "cuda"); None takes what sentence-transformers finds. `progress` shows bars: None does on a
-    terminal, where there is more than one batch.
+    `model` is a name on the Hugging Face hub, a local folder, a file of `lowbit.save`, or a loaded
+    `SentenceTransformer`. `normalize` scales the vectors to length 1, after `truncate_dim` has kept their first numbers
+    (for models trained for that). `device` is torch's ("cpu", "cuda"); None takes what sentence-transformers finds.
+    `progress` shows bars: None does on a terminal, where there is more than one batch.
+
+    With a `plan` (`lowbit.Plan.default(bits)`), the model runs in few bits, through the kernels of the indexes, and a
+    text has the same vector, to the bit, alone and in any batch. Recipes that need calibration:
+    `SentenceEncoder(lowbit.quantize(model, plan, texts))`.
 
     `identity` names the vector space by the content of the model, not by its name or place: files for a folder or a
     hub name; for a loaded model, its weights and modules in memory. The latter holds for one version of
@@ -53,6 +59,7 @@ class SentenceEncoder:
         truncate_dim: int | None = None,
         device: str | None = None,
         batch_size: int = 32,
+        plan: Plan | None = None,
         progress: bool | None = None,
     ) -> None:
         try:
@@ -65,6 +72,9 @@ class SentenceEncoder:
             if device is not None:
                 raise ValueError(f"device is for a model that is loaded here; move yours: model.to({device!r})")
             loaded, fingerprint = model, _fingerprint_in_memory(model)
+        elif isinstance(model, str | os.PathLike) and os.path.isfile(model):
+            loaded, fingerprint = _load_file(Path(model)), f"lowbit-{_digest({'': Path(model)})}"
+            loaded = loaded if device is None else loaded.to(device)
         elif isinstance(model, str | os.PathLike):
             with _loading_bar(_on_terminal() if progress is None else progress):
                 loaded = _load(model, device)
@@ -72,6 +82,11 @@ class SentenceEncoder:
             fingerprint = _fingerprint_in_memory(loaded) if folder is None else _fingerprint(folder)
         else:
             raise TypeError(f"model must be a name, a folder or a SentenceTransformer, got {type(model).__name__}")
+        if plan is not None:
+            from qindex.lowbit import quantize
+
+            loaded = quantize(loaded, plan, progress=progress)
+            fingerprint += f" plan={hashlib.sha256(repr(plan).encode()).hexdigest()[:16]}"
 
         # Some models do not know their dim, so one text is encoded to learn it.
         width = loaded.encode_document(["dim"], show_progress_bar=False).shape[1]
@@ -157,6 +172,20 @@ def _load(model: str | os.PathLike[str], device: str | None) -> SentenceTransfor
         ) from error
 
 
+def _load_file(path: Path) -> SentenceTransformer:
+    from sentence_transformers import SentenceTransformer
+
+    from qindex.lowbit import load
+
+    found = load(path)
+    if not isinstance(found, SentenceTransformer):
+        raise ValueError(
+            f"model must be a SentenceTransformer, but {path} holds a {type(found).__name__}: quantize and save the "
+            "whole SentenceTransformer, with its pooling"
+        )
+    return found
+
+
 def _on_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
@@ -193,12 +222,17 @@ def _hub_folder(name: str) -> Path | None:
 def _fingerprint(folder: Path) -> str:
     """The content of a model's files, wherever they lie."""
     files = {file.relative_to(folder).as_posix(): file for pattern in _MODEL_FILES for file in folder.rglob(pattern)}
+    for name, file in list(files.items()):
+        training_record = file.name == "data_config.json"  # which sentence-transformers does not read
+        if training_record or (file.suffix == ".bin" and any(file.parent.glob("*.safetensors"))):
+            del files[name]
+    return _digest(files)
+
+
+def _digest(files: Mapping[str, Path]) -> str:
+    """Names and content of files."""
     sha256 = hashlib.sha256()
     for name, file in sorted(files.items()):
-        if file.name == "data_config.json":  # a training record, which sentence-transformers does not read
-            continue
-        if file.suffix == ".bin" and any(file.parent.glob("*.safetensors")):
-            continue
         sha256.update(f"{name} {file.stat().st_size}\n".encode())
         for sample in _samples(file):
             sha256.update(sample)
@@ -227,4 +261,11 @@ def _fingerprint_in_memory(model: SentenceTransformer) -> str:
         ends = torch.cat([flat[:4096], flat[-4096:]]).cpu().contiguous().view(torch.uint8)
         sha256.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
         sha256.update(ends.numpy().tobytes())
+    for name, module in model.named_modules():
+        codes = getattr(module, "codes", None)  # of a quantized layer
+        if isinstance(codes, Codes):
+            for array in codes.rowwise:
+                content = array.reshape(-1).view(np.uint8)
+                sha256.update(f"{name} {array.shape} {array.dtype}\n".encode())
+                sha256.update(content[:16384].tobytes() + content[-16384:].tobytes())
     return f"in-memory-{sha256.hexdigest()[:32]}"
