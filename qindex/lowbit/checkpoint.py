@@ -93,7 +93,7 @@ def save(model: PreTrainedModel | SentenceTransformer, path: PathLike, tokenizer
     backbone = backbone_of(network)
     if not isinstance(backbone, packed.Packs):
         raise ValueError(
-            "model must be one that lowbit.quantize made, got one in floats: quantize it, or save_pretrained"
+            "model must be one that lowbit.quantize made, got one in floats: quantize it first"
         )
     names, tensors = _tensors(network)
     with tempfile.TemporaryDirectory() as folder:
@@ -153,7 +153,7 @@ def _network(saved: Checkpoint) -> PreTrainedModel:
     kind = getattr(transformers, saved.architecture, None)
     if not isinstance(kind, type) or not issubclass(kind, PreTrainedModel):
         raise FormatError(
-            f"architecture {saved.architecture!r}, saved with transformers {saved.transformers}, is not in transformers "
+            f"architecture {saved.architecture!r}, of transformers {saved.transformers}, is not in transformers "
             f"{transformers.__version__}: install a version that has it"
         )
     with torch.device("meta"):

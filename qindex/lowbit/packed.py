@@ -82,6 +82,8 @@ def _run(backbone: Any, plain: Any, given: dict[str, Any], tokens: torch.Tensor)
     for rows in _packs(lengths, alone=backbone.first_position is None):
         places = torch.cat([row * t + there[row].nonzero()[:, 0] for row in rows]).to(tokens.device)
         packed = {name: value.expand(b, *value.shape[1:]).flatten(0, 1)[places][None] for name, value in given.items()}
+        # A mask of ones says that the tokens are one sequence, else transformers would find the parts by their positions.
+        packed["attention_mask"] = torch.ones(1, len(places), dtype=torch.int64, device=tokens.device)
         if backbone.first_position is None:
             packed.pop("position_ids")
             outputs = plain(**packed, **options)

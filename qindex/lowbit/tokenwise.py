@@ -35,17 +35,18 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x ** 2) + eps) * weight over the last axis, float32 (arXiv 1910.07467)."""
+    """x / sqrt(mean(x ** 2) + eps) * (weight + added) over the last axis, float32 (arXiv 1910.07467)."""
 
-    def __init__(self, weight: torch.Tensor, eps: float) -> None:
+    def __init__(self, weight: torch.Tensor, eps: float, added: float = 0.0) -> None:
         super().__init__()
         self.weight = _fixed(weight)
         self.eps = eps
+        self.added = added
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.device.type != "cpu":
-            return nn.functional.rms_norm(x, x.shape[-1:], self.weight, self.eps)
-        weight = self.weight.numpy()
+            return nn.functional.rms_norm(x, x.shape[-1:], self.weight + self.added, self.eps)
+        weight = self.weight.numpy() + np.float32(self.added)
         return _by_rows(lambda rows: layers.rms_norm(rows, weight, self.eps), x)
 
 
@@ -111,7 +112,7 @@ def _rms_norm(module: nn.Module) -> RMSNorm | None:
         return None
     trial = torch.linspace(-3, 2, 2 * len(weight), dtype=weight.dtype).view(2, -1)
     wanted = module(trial).to(torch.float32)
-    for candidate in (RMSNorm(weight, eps), RMSNorm(weight.to(torch.float32) + 1, eps)):
+    for candidate in (RMSNorm(weight, eps), RMSNorm(weight, eps, added=1.0)):
         if torch.allclose(candidate(trial), wanted, rtol=1e-2 if weight.dtype != torch.float32 else 1e-5, atol=1e-6):
             return candidate
     return None

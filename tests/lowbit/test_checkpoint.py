@@ -64,7 +64,7 @@ def test_equal_models_give_equal_bytes(tmp_path: Path) -> None:
 
 
 def test_a_model_in_floats_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="one that lowbit.quantize made"):
+    with pytest.raises(ValueError, match=r"one that lowbit\.quantize made"):
         lowbit.save(made(*ENCODERS["Bert"]), tmp_path / "model.qindex")
 
 
@@ -85,7 +85,7 @@ def test_a_truncated_file_is_refused(network: Any, tmp_path: Path) -> None:
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "an architecture that transformers lacks": (
         {"architecture": "NoSuchModel"},
-        "'NoSuchModel'.* is not in transformers",
+        "'NoSuchModel'.*is not in",
     ),
     "a name that is no model": ({"architecture": "AutoTokenizer"}, "is not in transformers"),
     "another architecture": ({"architecture": "DistilBertModel"}, "another version"),
