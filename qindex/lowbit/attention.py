@@ -48,13 +48,13 @@ def attend(
     segments = _segments(query, key, attention_mask, cu_seq_lens_q, cu_seq_lens_k)
     b, _heads, t, _d = query.shape
     # (tokens, heads, d): of a projection seen by heads, without copying.
-    rows = [x.detach().transpose(1, 2).flatten(0, 1).to(torch.float32) for x in (query, key, value)]
-    options = {"scaling": float(scaling), "left": width, "right": 0 if causal else width}
+    q, k, v = (x.detach().transpose(1, 2).flatten(0, 1).to(torch.float32) for x in (query, key, value))
+    right = 0 if causal else width
     if query.device.type == "cpu":
-        arrays = [x.numpy() for x in rows]
-        out = torch.from_numpy(layers.attend(*arrays, segments.numpy(), **options))
+        arrays = q.numpy(), k.numpy(), v.numpy(), segments.numpy()
+        out = torch.from_numpy(layers.attend(*arrays, scaling=float(scaling), left=width, right=right))
     else:
-        out = _attend_there(*rows, segments, **options)
+        out = _attend_there(q, k, v, segments, float(scaling), width, right)
     return out.view(b, t, *out.shape[1:]), None
 
 
@@ -95,7 +95,6 @@ def _attend_there(
     keys: torch.Tensor,
     values: torch.Tensor,
     segments: torch.Tensor,
-    *,
     scaling: float,
     left: int,
     right: int,

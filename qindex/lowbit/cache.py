@@ -22,6 +22,9 @@ class KeyValueCache(DynamicCache):
 class _GrowingLayer(DynamicLayer):
     """`keys` and `values` are the used parts of buffers (b, heads, room, d)."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
         self._buffers = [_buffer(new, 0) for new in (key_states, value_states)]

@@ -25,7 +25,7 @@ from qindex.io import FormatError, PathLike, register
 from qindex.lowbit import packed
 from qindex.lowbit.convert import prepared
 from qindex.lowbit.linear import QuantEmbedding, QuantLinear
-from qindex.lowbit.network import backbone_of, layers_of, replace
+from qindex.lowbit.network import backbone_of, layers_of, network_of, replace
 from qindex.types import Codes
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def _opened(saved: Checkpoint) -> PreTrainedModel | SentenceTransformer:
         network = _network(saved)
         if saved.pipeline:
             return _pipeline(network, Path(folder))
-        network.tokenizer = AutoTokenizer.from_pretrained(folder) if saved.files else None
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder) if saved.files else None
+        network.tokenizer = tokenizer
         return network
 
 
@@ -89,12 +90,10 @@ def save(model: PreTrainedModel | SentenceTransformer, path: PathLike, tokenizer
 
     Raises ValueError for a model that `lowbit.quantize` did not make.
     """
-    network = model if isinstance(model, PreTrainedModel) else model[0].auto_model
-    backbone = backbone_of(network)
+    network: Any = network_of(model)
+    backbone: Any = backbone_of(network)
     if not isinstance(backbone, packed.Packs):
-        raise ValueError(
-            "model must be one that lowbit.quantize made, got one in floats: quantize it first"
-        )
+        raise ValueError("model must be one that lowbit.quantize made, got one in floats: quantize it first")
     names, tensors = _tensors(network)
     with tempfile.TemporaryDirectory() as folder:
         if model is not network:
@@ -151,17 +150,18 @@ def _tensors(network: nn.Module) -> tuple[tuple[str, ...], tuple[NDArray[Any], .
 
 def _network(saved: Checkpoint) -> PreTrainedModel:
     kind = getattr(transformers, saved.architecture, None)
-    if not isinstance(kind, type) or not issubclass(kind, PreTrainedModel):
+    config_class = getattr(kind, "config_class", None)
+    if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)) or config_class is None:
         raise FormatError(
             f"architecture {saved.architecture!r}, of transformers {saved.transformers}, is not in transformers "
             f"{transformers.__version__}: install a version that has it"
         )
     with torch.device("meta"):
-        network = kind(kind.config_class.from_dict(json.loads(saved.config)))
+        network: PreTrainedModel = kind(config_class.from_dict(json.loads(saved.config)))
     known = {layer.name: layer for layer in layers_of(network)}
     codes: dict[str, Codes] = {}
     for layer in saved.layers:
-        own = codes.get(layer.tied) if layer.codes is None else layer.codes
+        own = codes.get(layer.tied or "") if layer.codes is None else layer.codes
         if layer.name not in known or own is None:
             raise FormatError(
                 f"layer {layer.name!r} is not one of {saved.architecture}: the file is of another version"
@@ -219,7 +219,7 @@ class _ConfigOnly(nn.Module):
         self.config.save_pretrained(folder)
 
 
-def _save_pipeline(model: SentenceTransformer, folder: Path) -> None:
+def _save_pipeline(model: Any, folder: Path) -> None:
     first, *others = model.children()
     shell = copy.copy(first)
     shell._modules = dict(first._modules) | {"model": _ConfigOnly(first.auto_model)}

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import logging
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from torch import nn
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from qindex.lowbit import attention, packed, tokenwise
 from qindex.lowbit.calibrate import collect
 from qindex.lowbit.linear import QuantEmbedding, QuantLinear
-from qindex.lowbit.network import Layer, backbone_of, layers_of, replace
+from qindex.lowbit.network import Layer, backbone_of, layers_of, network_of, replace
 from qindex.lowbit.plan import Plan
 from qindex.lowbit.recipes import RECIPES, Recipe
 from qindex.lowbit.solvers import GPTQ, HQQ, Scaled, error
@@ -54,18 +54,13 @@ def quantize(
     Raises ValueError for a plan that matches no layer, for tied layers with different recipes, for a recipe that needs
     calibration without any, and for weights that are not finite; TypeError for another model.
     """
-    if isinstance(model, PreTrainedModel):
-        alone = _quantized(model, plan or Plan.default(), calibration, tokenizer, progress)
-        alone.tokenizer = tokenizer
-        return alone  # type: ignore[return-value]
-    network = _network_of(model)
-    if network is None:
-        raise TypeError(
-            f"model must be a PreTrainedModel of transformers or a SentenceTransformer around one, got {type(model)!r}"
-        )
-    tokenizer = model.tokenizer if tokenizer is None else tokenizer  # type: ignore[union-attr]
-    made = _quantized(network, plan or Plan.default(), calibration, tokenizer, progress)
-    return _around(model, network, made)  # type: ignore[return-value]
+    network = network_of(model)
+    tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
+    made: Any = _quantized(network, plan or Plan.default(), calibration, tokenizer, progress)
+    if network is not model:
+        return cast(M, _around(model, network, made))
+    made.tokenizer = tokenizer
+    return cast(M, made)
 
 
 def sensitivities(
@@ -164,14 +159,6 @@ def _module(layer: Layer, codes: Codes, recipe: Recipe) -> nn.Module:
         return QuantEmbedding(codes)
     bias = layer.bias
     return QuantLinear(codes if bias is None else dataclasses.replace(codes, offset=bias), recipe.activations)
-
-
-def _network_of(model: Any) -> PreTrainedModel | None:
-    """The network of a SentenceTransformer."""
-    if not isinstance(model, nn.Sequential) or not len(model):
-        return None
-    found = getattr(model[0], "auto_model", None)
-    return found if isinstance(found, PreTrainedModel) else None
 
 
 def _around(model: Any, network: PreTrainedModel, made: PreTrainedModel) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +56,17 @@ def layers_of(network: PreTrainedModel) -> list[Layer]:
         for name, module in network.named_modules()
         if type(module) in (nn.Linear, Conv1D) or (module is table and type(module) is nn.Embedding)
     ]
+
+
+def network_of(model: Any) -> PreTrainedModel:
+    """The network itself, or that within a SentenceTransformer. TypeError for another model."""
+    first = next(model.children(), None) if isinstance(model, nn.Sequential) else None
+    found = model if first is None else getattr(first, "auto_model", None)
+    if not isinstance(found, PreTrainedModel):
+        raise TypeError(
+            f"model must be a PreTrainedModel of transformers or a SentenceTransformer around one, got {type(model)!r}"
+        )
+    return found
 
 
 def backbone_of(network: PreTrainedModel) -> PreTrainedModel:

@@ -35,27 +35,30 @@ class Packs:
         plain = super().forward  # type: ignore[misc]
         given = _named(plain, args, kwargs)
         tokens, mask = given.get("input_ids", given.get("inputs_embeds")), given.get("attention_mask")
-        as_is = tokens is None or given.get("use_cache") or any(name in given for name in _AS_IS)
-        if as_is or (mask is not None and mask.dim() != 2):
+        as_is = given.get("use_cache") or any(name in given for name in _AS_IS)
+        if tokens is None or as_is or (mask is not None and mask.dim() != 2):
             return plain(**given)
         if given.get("output_attentions"):
             raise ValueError("output_attentions must be False, a quantized network keeps no attention weights")
         return _run(self, plain, given, tokens)
 
 
-def packing(backbone: PreTrainedModel, first_position: int | None) -> None:
+def packing(backbone: Any, first_position: int | None) -> None:
     """Let a backbone pack what it is called with, from now on."""
-    kind = type(backbone)
+    kind: Any = type(backbone)
     if not issubclass(kind, Packs):
         backbone.__class__ = _packing_class(kind)
     backbone.first_position = first_position
 
 
 @functools.cache
-def _packing_class(kind: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    made = type(kind.__name__, (Packs, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
-    made.forward = functools.wraps(kind.forward)(Packs.forward)  # type: ignore[method-assign]
-    return made
+def _packing_class(kind: Any) -> Any:
+    @functools.wraps(kind.forward)  # callers look at the names of its arguments
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return Packs.forward(self, *args, **kwargs)
+
+    about = {"forward": forward, "__module__": kind.__module__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (Packs, kind), about)
 
 
 def _named(forward: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +85,7 @@ def _run(backbone: Any, plain: Any, given: dict[str, Any], tokens: torch.Tensor)
     for rows in _packs(lengths, alone=backbone.first_position is None):
         places = torch.cat([row * t + there[row].nonzero()[:, 0] for row in rows]).to(tokens.device)
         packed = {name: value.expand(b, *value.shape[1:]).flatten(0, 1)[places][None] for name, value in given.items()}
-        # A mask of ones says that the tokens are one sequence, else transformers would find the parts by their positions.
+        # A mask of ones tells transformers not to look for sequences in the positions.
         packed["attention_mask"] = torch.ones(1, len(places), dtype=torch.int64, device=tokens.device)
         if backbone.first_position is None:
             packed.pop("position_ids")
@@ -153,7 +156,8 @@ def find_first_position(backbone: PreTrainedModel) -> int | None:
 
     def hidden(first_position: int | None) -> torch.Tensor:
         backbone.first_position = first_position  # type: ignore[assignment]
-        return backbone(input_ids=padded, attention_mask=mask).last_hidden_state
+        found: torch.Tensor = backbone(input_ids=padded, attention_mask=mask).last_hidden_state
+        return found
 
     alone = hidden(None)
     for candidate in (0, *([padding + 1] if isinstance(padding, int) else [])):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedModel
 
 from qindex.lowbit.linear import QuantEmbedding, QuantLinear, describe
-from qindex.lowbit.network import layers_of
+from qindex.lowbit.network import Layer, layers_of, network_of
 from qindex.lowbit.solvers import error
 from qindex.lowbit.statistics import Statistics
 from qindex.quantize.blocks import bits_per_number
@@ -69,16 +69,18 @@ def report(
     The error is `tr(D H D^T) / tr(W H W^T)`, where D is the difference of the weights and H comes from `statistics` of
     `lowbit.collect`; without them, it is that of the weights themselves.
     """
-    network = _network(model)
-    weights = {} if original is None else {layer.name: layer for layer in layers_of(_network(original))}
-    layers = tuple(_layers(network, weights, statistics))
+    network = network_of(model)
+    originals = {} if original is None else {layer.name: layer for layer in layers_of(network_of(original))}
+    layers = tuple(_layers(network, originals, statistics))
     if not layers:
         raise ValueError("model must be one that lowbit.quantize made, got one without layers in codes")
     tensors = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     return Report(layers, sum(tensor.nbytes for tensor in tensors.values()))
 
 
-def _layers(network: PreTrainedModel, weights: dict, statistics: Statistics | None) -> Iterator[LayerReport]:
+def _layers(
+    network: PreTrainedModel, originals: dict[str, Layer], statistics: Statistics | None
+) -> Iterator[LayerReport]:
     seen: set[int] = set()
     for name, module in network.named_modules():
         if not isinstance(module, QuantLinear | QuantEmbedding):
@@ -88,16 +90,11 @@ def _layers(network: PreTrainedModel, weights: dict, statistics: Statistics | No
         tied = id(codes.data) in seen
         seen.add(id(codes.data))
         known = None if statistics is None else statistics.get(name)
-        weights_here = 0 if tied else len(codes) * codes.dim
         yield LayerReport(
             name,
             describe(codes),
-            weights_here,
+            0 if tied else len(codes) * codes.dim,
             offset if tied else codes.nbytes,
             bits_per_number(codes) - 8 * offset / (len(codes) * codes.dim),
-            error(weights[name].weight, codes, known) if name in weights else None,
+            error(originals[name].weight, codes, known) if name in originals else None,
         )
-
-
-def _network(model: PreTrainedModel | SentenceTransformer) -> PreTrainedModel:
-    return model if isinstance(model, PreTrainedModel) else model[0].auto_model

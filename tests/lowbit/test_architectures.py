@@ -1,5 +1,7 @@
 """Any network of transformers runs as before, and a sequence gives the same bits alone and in any batch."""
 
+import inspect
+
 import pytest
 import torch
 from networks import DECODERS, ENCODERS, batch, made
@@ -73,6 +75,14 @@ def test_a_cross_encoder_gives_the_logits_that_it_gave() -> None:
     assert torch.allclose(found, network(**tokens).logits, rtol=1e-3, atol=1e-4)
     alone = quantized(**{key: value[2:3, :17] for key, value in tokens.items()}).logits
     assert torch.equal(alone[0], found[2])
+
+
+def test_a_quantized_network_is_of_its_class_and_has_its_arguments() -> None:
+    networks = [made(*ALL[name]) for name in ("Bert", "Llama")]
+    quantized = [lowbit.quantize(network, lowbit.Plan.of({"*": "int8"})) for network in networks]
+    for one, other in zip(quantized, networks, strict=True):
+        assert isinstance(one, type(other))
+        assert inspect.signature(one.forward) == inspect.signature(other.forward)
 
 
 def test_attention_weights_are_refused() -> None:

@@ -57,7 +57,8 @@ def test_the_kernels_multiply_with_the_codes_of_a_recipe(recipe: Recipe) -> None
     codes = recipe.quantize(weight)
     found = kernels.matmul(x, codes, activations=recipe.activations)
     wanted = x @ decode(codes).T
-    assert np.linalg.norm(found - wanted) <= (1e-5 if recipe.activations == "float32" else 0.02) * np.linalg.norm(wanted)
+    most = 1e-5 if recipe.activations == "float32" else 0.02
+    assert np.linalg.norm(found - wanted) <= most * np.linalg.norm(wanted)
 
 
 @every_recipe
