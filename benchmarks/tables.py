@@ -13,6 +13,7 @@ from typing import Any
 import tables_ann
 import tables_gpu
 import tables_kernels
+import tables_lowbit
 import tables_quality
 from environment import RESULTS
 from table_text import code, measured, table
@@ -42,7 +43,7 @@ def rewritten(document: str, results: Path) -> str:
         if not file.exists():
             raise FileNotFoundError(f"{file} is missing: run benchmarks/{stem}.py first")
         result = json.loads(file.read_text(encoding="utf-8"))
-        if sections and stem != "gpu":  # whose tables also show what is not of their section
+        if sections and name not in WHOLE:
             if sections[0] not in result:
                 raise ValueError(f"{file} lacks {sections[0]!r}: run benchmarks/{stem}.py --only {sections[0]} first")
             result = result[sections[0]]
@@ -75,6 +76,9 @@ def scan(result: dict[str, Any]) -> str:
     )
 
 
+# Tables that show more than one section.
+WHOLE = ("gpu.topk", "gpu.linear", "lowbit.bars")
+
 TABLES = {
     "ann": tables_ann.short,
     "ann.bars": tables_quality.bars,
@@ -100,6 +104,11 @@ TABLES = {
     "kernels.linear": tables_kernels.linear,
     "kernels.linear.peers": tables_kernels.linear_peers,
     "kernels.compile": tables_kernels.first_calls,
+    "lowbit.bars": tables_lowbit.bars,
+    "lowbit.solvers": tables_lowbit.solvers,
+    "lowbit.quality": tables_lowbit.quality,
+    "lowbit.encode": tables_lowbit.encode,
+    "lowbit.causal": tables_lowbit.causal,
     "gpu.topk": tables_gpu.topk,
     "gpu.linear": tables_gpu.linear,
 }

@@ -74,7 +74,13 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'qindex.lowbit' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"qindex.lowbit.{_HOMES[name]}"), name)
+    try:
+        home = importlib.import_module(f"qindex.lowbit.{_HOMES[name]}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "transformers"):
+            raise
+        raise ImportError(f"lowbit.{name} needs torch and transformers: pip install 'qindex[lowbit]'") from error
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -28,7 +28,7 @@ class QuantLinear(nn.Module):
         super().__init__()
         self.codes = codes
         self.activations: Activations = activations
-        self._placed: Codes | DeviceCodes = codes
+        self._placed: Codes | DeviceCodes | torch.Tensor = codes  # a weight in floats, on another device
 
     @property
     def in_features(self) -> int:
@@ -49,7 +49,10 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.detach().reshape(-1, x.shape[-1]).to(torch.float32)
-        if isinstance(self._placed, DeviceCodes):
+        if isinstance(self._placed, torch.Tensor):
+            bias = self.bias
+            out = nn.functional.linear(rows, self._placed, None if bias is None else bias.to(rows.device))
+        elif isinstance(self._placed, DeviceCodes):
             out = kernels.matmul(rows, self._placed, activations=self.activations)
         else:
             out = torch.from_numpy(kernels.matmul(rows.numpy(), self._placed, activations=self.activations))
@@ -59,7 +62,12 @@ class QuantLinear(nn.Module):
         """What `to`, `cuda` and `cpu` call: codes follow to another device, and stay what they are otherwise."""
         super()._apply(fn, recurse)
         device = fn(torch.empty(0)).device
-        self._placed = self.codes if device.type == "cpu" else kernels.to_device(self.codes, device)
+        if device.type == "cpu":
+            self._placed = self.codes
+        elif self.codes.format.kind == "float":
+            self._placed = self.weight.to(device)
+        else:
+            self._placed = kernels.to_device(self.codes, device)
         return self
 
     def _save_to_state_dict(self, *args: object, **kwargs: object) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from qindex import kernels
 from qindex.formats import FLOAT32
+from qindex.lowbit import QuantLinear
 from qindex.quantize import Binary, Float8, Int8
 from qindex.quantize.blocks import SCHEMES, decode, encode
 from qindex.types import BlockValues, Codes, Queries
@@ -223,3 +224,14 @@ def test_roundings_that_codes_do_not_allow_are_refused() -> None:
         kernels.matmul(x, moved(some_codes("e4m3")), activations="int8")
     with pytest.raises(ValueError, match="codes without blocks"):
         kernels.matmul(x, moved(some_codes()), activations="int8-block")
+
+
+def test_a_linear_layer_gives_on_a_device_the_bits_that_it_gives_here() -> None:
+    values = np.random.default_rng(2).standard_normal((N, DIM)).astype(np.float32)
+    codes = dataclasses.replace(encode(values, SCHEMES["int4g32"]), offset=np.arange(N, dtype=np.float32))
+    layer, x = QuantLinear(codes, "int8"), torch.from_numpy(some_values(3))
+    wanted = layer(x)
+    layer.to(DEVICE)
+    if DEVICE == "cpu":  # interpreted: a layer that is told to stay here takes the kernels of the CPU
+        layer._placed = moved(codes)
+    assert_same_bits(layer(x.to(DEVICE)).numpy(force=True), wanted.numpy())

@@ -18,6 +18,8 @@ MODULES = [
     ".quantize",
     ".transform",
     ".index",
+    ".lowbit",
+    ".lowbit.plan",
     ".kernels",
     ".opening",
     ".encode.sentence",
