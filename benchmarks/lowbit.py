@@ -43,7 +43,7 @@ def main() -> None:
         started = time.perf_counter()
         measured = globals()[name](quick)
         measured["settings"] = {"threads": threads, "quick": quick, **measured.get("settings", {})}
-        packages = [package for package in PACKAGES + PEER_PACKAGES.get(name, [])]
+        packages = PACKAGES + PEER_PACKAGES.get(name, [])
         described = {"environment": environment.environment(packages), "seconds": round(time.perf_counter() - started)}
         result = earlier("lowbit")
         result[name] = described | measured
@@ -102,7 +102,7 @@ def solvers(quick: bool) -> dict[str, Any]:
 
 
 def plans() -> dict[str, Any]:
-    """Plans by name, and whether they need calibration."""
+    """Plans by name."""
     from qindex import lowbit
 
     def linears(recipe: Any) -> Any:
@@ -211,19 +211,14 @@ def encode(quick: bool) -> dict[str, Any]:
     texts = passages(8 if quick else 500, model.tokenizer)
     tokens = sum(map(len, model.tokenizer(texts, truncation=True, max_length=model.max_seq_length)["input_ids"]))
 
-    def ours(name: str, plan: Any) -> Encoder:
-        quantized = lowbit.quantize(model, plan)
-        n_bytes = lowbit.report(quantized).nbytes
-        return Encoder(f"qindex {name}", n_bytes, lambda some: unit(
-            quantized.encode(some, batch_size=BATCH, show_progress_bar=False)))  # fmt: skip
+    plans = {"int8": lowbit.Plan.default(8), "int4": lowbit.Plan.default(4), "mxint8": lowbit.Plan.of({"*": "mxint8"})}
+    models = {name: lowbit.quantize(model, plan) for name, plan in plans.items()}
 
-    systems = [
-        *(ours(name, plan) for name, plan in (
-            ("int8", lowbit.Plan.default(8)), ("int4", lowbit.Plan.default(4)), ("mxint8", lowbit.Plan.of({"*": "mxint8"})),
-        )),
-    ]  # fmt: skip
-    peers = encoder_peers(model)
-    systems += list(peers)
+    def ours(name: str) -> Callable[[list[str]], Any]:
+        return lambda some: unit(models[name].encode(some, batch_size=BATCH, show_progress_bar=False))
+
+    systems = [Encoder(f"qindex {name}", lowbit.report(one).nbytes, ours(name)) for name, one in models.items()]
+    systems += encoder_peers(model)
     exact = next(one for one in systems if one.name == "torch float32").encode(texts)
     cosines = {one.name: np.einsum("ij,ij->i", one.encode(texts), exact) for one in systems}
     seconds = medians({one.name: lambda _i, one=one: one.encode(texts) for one in systems}, 1 if quick else 5, 0)
@@ -246,16 +241,9 @@ def encode(quick: bool) -> dict[str, Any]:
         ),
         bar("encoding in int4, by torch float32's time", "at least 2x", f"{four:.2f}x", four >= 2),
     ]
-    same = invariant(lambda some: lowbit_rows(model, some), texts[: 4 if quick else 40])
+    same = invariant(ours("int8"), texts[: 4 if quick else 40])
     bars.append(bar("a text's embedding alone, in any batch and order, 1 or 2 threads", "equal to the bit", *same))
     return {"settings": {"texts": len(texts), "tokens": tokens, "batch": BATCH}, "rows": rows, "bars": bars}
-
-
-def lowbit_rows(model: Any, texts: list[str], made: dict[int, Any] = {}) -> Any:  # noqa: B006 - keeps the model
-    from qindex import lowbit
-
-    quantized = made.setdefault(id(model), lowbit.quantize(model))
-    return quantized.encode(texts, show_progress_bar=False)
 
 
 def invariant(rows: Callable[[list[Any]], Any], items: list[Any]) -> tuple[str, bool]:

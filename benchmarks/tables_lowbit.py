@@ -70,8 +70,8 @@ def encode(result: dict[str, Any]) -> str:
     return table(
         ("MiniLM in", "MB", "tokens a second", "torch float32's time by its", "cosine"),
         rows,
-        f"{settings['texts']} passages, {settings['tokens']:,} tokens, in batches of {settings['batch']}, on one thread, "
-        "in turns; cosine to torch float32. " + measured(result["environment"]),
+        f"{settings['texts']} passages, {settings['tokens']:,} tokens, in batches of {settings['batch']}, on one "
+        "thread, in turns; cosine to torch float32. " + measured(result["environment"]),
     )
 
 
