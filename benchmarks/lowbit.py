@@ -11,6 +11,7 @@ QINDEX_DATA must name the folder with the judged collections. Speed is measured 
 turns. Writes benchmarks/results/lowbit.json; a run of some sections leaves the others as they were.
 """
 
+import dataclasses
 import gc
 import time
 from collections.abc import Callable
@@ -108,17 +109,14 @@ def plans() -> dict[str, Any]:
     def linears(recipe: Any) -> Any:
         return lowbit.Plan.of({"embeddings.*": "int8", "*": recipe})
 
-    four = lowbit.RECIPES["int4"]
-    gptq = {
-        f"{name}, GPTQ": linears(lowbit.Recipe(lowbit.RECIPES[name].scheme, lowbit.GPTQ(), four.activations))
-        for name in ("int4", "int3", "int2")
-    }
-    scaled = lowbit.Recipe(four.scheme, lowbit.Scaled(lowbit.Nearest(clip=True)), four.activations)
+    def solved(name: str, solver: Any) -> Any:
+        return linears(dataclasses.replace(lowbit.RECIPES[name], solver=solver))
+
     return (
         {"Plan.default(8)": lowbit.Plan.default(8), "Plan.default(4)": lowbit.Plan.default(4)}
-        | {name: linears(name) for name in SCHEMES[2:]}
-        | gptq
-        | {"int4, scaled": linears(scaled)}
+        | {name: linears(name) for name in ("int3", "int2", "nf4", "mxint8", "mxfp4", "lloydmax4")}
+        | {f"{name}, GPTQ": solved(name, lowbit.GPTQ()) for name in ("int4", "int3")}
+        | {"int4, scaled": solved("int4", lowbit.Scaled(lowbit.Nearest(clip=True)))}
     )
 
 

@@ -74,7 +74,7 @@ RECIPES = {
     "int4": Recipe(Scheme(INT4, 64, FLOAT16, affine=True), activations="int8-block"),
     "int3": Recipe(Scheme(INT3, 64, FLOAT16, affine=True), activations="int8-block"),
     "int2": Recipe(Scheme(INT2, 64, FLOAT16, affine=True), activations="int8-block"),
-    "nf4": Recipe(SCHEMES["nf4dq"]),
+    "nf4": Recipe(SCHEMES["nf4dq"], activations="int8-block"),
     "mxint8": Recipe(SCHEMES["mxint8"], activations="int8-block"),
     "mxfp4": Recipe(SCHEMES["mxfp4"], activations="int8-block"),
     "lloydmax4": Recipe(_lloyd_max(TABLE4), activations="int8-block"),
