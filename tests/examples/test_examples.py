@@ -92,3 +92,14 @@ def test_examples_are_short(example):
 
 def _row(line):
     return re.fullmatch(r"(\S+\(.*\)) +([\d,]+) +(\d\.\d+)", line)
+
+
+@needs_model
+def test_the_quantized_encoder_takes_a_quarter_and_stays_near(tmp_path):
+    whole, eight, four = output("quantized_encoder.py", tmp_path).splitlines()
+    sizes = [float(re.search(r"([0-9.]+) MB", line).group(1)) for line in (whole, eight, four)]
+    assert sizes[0] / 4 < sizes[1] < sizes[0] / 3.5
+    assert sizes[2] < sizes[1]
+    cosines = [float(line.split()[-1]) for line in (eight, four)]
+    assert cosines[0] > 0.995
+    assert cosines[0] > cosines[1] > 0.93
