@@ -51,7 +51,7 @@ def quantize(
     The copy runs on packed tokens and through the kernels of the library (`packed.py`), in float32 where nothing is
     quantized; the same text has the same bits alone, in any batch, and with any number of threads. It has no gradients.
 
-    Raises ValueError for a plan that matches no layer, for tied layers with different recipes, for a recipe that needs
+    Raises ValueError for an encoder-decoder, for a plan that matches no layer, for tied layers with different recipes, for a recipe that needs
     calibration without any, and for weights that are not finite; TypeError for another model.
     """
     network = network_of(model)
@@ -83,6 +83,11 @@ def sensitivities(
 def _quantized(
     network: PreTrainedModel, plan: Plan, calibration: Calibration | None, tokenizer: Any, progress: bool | None
 ) -> PreTrainedModel:
+    if network.config.is_encoder_decoder:
+        raise ValueError(
+            f"model must be an encoder or a causal network, got {type(network).__name__}, which is both: quantize its "
+            "encoder by itself (model.get_encoder())"
+        )
     layers = layers_of(network)
     recipes = _recipes(layers, plan)
     if calibration is not None and not isinstance(calibration, Statistics):

@@ -4,7 +4,7 @@ Everything in such a network works token by token (`QuantLinear`, norms, activat
 each sequence (`attention.py`). So the result of a sequence has the same bits alone and in any batch.
 
 The network is called as ever, with padded (b, t) tokens and a mask. Its class is exchanged for one that packs them,
-and spreads the hidden states out again.
+and spreads the hidden states out again. A call that wants a cache (`use_cache=True`, as `generate` has it) is not packed.
 """
 
 from __future__ import annotations
@@ -77,21 +77,20 @@ def _run(backbone: Any, plain: Any, given: dict[str, Any], tokens: torch.Tensor)
     lengths = there.sum(1)
     options = {name: given.pop(name) for name in list(given) if not _is_tokenwise(given[name], b, t)}
     options |= {"use_cache": False, "return_dict": True}
-    if "position_ids" not in given:
-        positions = torch.arange(t) - there.to(torch.int8).argmax(1, keepdim=True) + (backbone.first_position or 0)
+    if not lengths.any():
+        raise ValueError(f"attention_mask must leave a token at least, got {b} sequences without any")
+    alone = backbone.first_position is None
+    if not alone and "position_ids" not in given:
+        positions = torch.arange(t) - there.to(torch.int8).argmax(1, keepdim=True) + backbone.first_position
         given["position_ids"] = positions.to(tokens.device)
     hidden: list[torch.Tensor] = []
     outputs: Any = None
-    for rows in _packs(lengths, alone=backbone.first_position is None):
+    for rows in _packs(lengths, alone):
         places = torch.cat([row * t + there[row].nonzero()[:, 0] for row in rows]).to(tokens.device)
         packed = {name: value.expand(b, *value.shape[1:]).flatten(0, 1)[places][None] for name, value in given.items()}
         # A mask of ones tells transformers not to look for sequences in the positions.
         packed["attention_mask"] = torch.ones(1, len(places), dtype=torch.int64, device=tokens.device)
-        if backbone.first_position is None:
-            packed.pop("position_ids")
-            outputs = plain(**packed, **options)
-        else:
-            outputs = plain(**packed, **options, **_bounds(lengths[rows]))
+        outputs = plain(**packed, **options, **({} if alone else _bounds(lengths[rows])))
         states = outputs.hidden_states if getattr(outputs, "hidden_states", None) is not None else ()
         found = [outputs.last_hidden_state, *states]
         if not hidden:

@@ -114,6 +114,29 @@ def test_another_model_is_refused() -> None:
         lowbit.quantize(nn.Linear(3, 4))  # type: ignore[type-var]
 
 
+def test_an_encoder_decoder_is_refused() -> None:
+    settings = {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 60}
+    with pytest.raises(ValueError, match="must be an encoder or a causal network, got T5Model"):
+        lowbit.quantize(made("T5Model", settings))
+
+
+def test_a_batch_without_tokens_is_refused() -> None:
+    network = lowbit.quantize(made(*ENCODERS["Bert"]))
+    tokens = batch(LENGTHS)
+    with pytest.raises(ValueError, match="attention_mask must leave a token at least, got 4 sequences"):
+        network(input_ids=tokens["input_ids"], attention_mask=torch.zeros(4, 30, dtype=torch.int64))
+
+
+def test_a_sequence_without_tokens_changes_no_other() -> None:
+    network = lowbit.quantize(made(*ENCODERS["Bert"]))
+    tokens = batch(LENGTHS)
+    wanted = network(**tokens).last_hidden_state
+    tokens["attention_mask"][1] = 0
+    found = network(**tokens).last_hidden_state
+    assert torch.equal(found[[0, 2, 3]], wanted[[0, 2, 3]])
+    assert torch.all(found[1] == 0)
+
+
 def test_inputs_that_fit_no_group_have_a_short_last_one() -> None:
     network = made("BertModel", {**ENCODERS["Bert"][1], "hidden_size": 72, "intermediate_size": 100})
     quantized = lowbit.quantize(network, lowbit.Plan.of({"*": "int4"}))
