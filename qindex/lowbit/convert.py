@@ -51,8 +51,8 @@ def quantize(
     The copy runs on packed tokens and through the kernels of the library (`packed.py`), in float32 where nothing is
     quantized; the same text has the same bits alone, in any batch, and with any number of threads. It has no gradients.
 
-    Raises ValueError for an encoder-decoder, for a plan that matches no layer, for tied layers with different recipes, for a recipe that needs
-    calibration without any, and for weights that are not finite; TypeError for another model.
+    Raises ValueError for an encoder-decoder, for a plan that matches no layer, for tied layers with different recipes,
+    for a recipe that needs calibration without any, and for weights that are not finite; TypeError for another model.
     """
     network = network_of(model)
     tokenizer = getattr(model, "tokenizer", None) if tokenizer is None else tokenizer
