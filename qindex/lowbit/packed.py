@@ -4,7 +4,7 @@ Everything in such a network works token by token (`QuantLinear`, norms, activat
 each sequence (`attention.py`). So the result of a sequence has the same bits alone and in any batch.
 
 The network is called as ever, with padded (b, t) tokens and a mask. Its class is exchanged for one that packs them,
-and spreads the hidden states out again. A call that wants a cache, as `generate` does (`use_cache=True`), is not packed.
+and spreads the hidden states out again. A call that wants a cache, as `generate` does, is not packed.
 """
 
 from __future__ import annotations
