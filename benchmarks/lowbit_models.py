@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -59,6 +60,17 @@ def passages(n: int, tokenizer: Any, low: int = 150, high: int = 256) -> list[st
 def calibration_texts(n: int) -> list[str]:
     """Documents that no judged query of the measured collections asks for: every tenth of npl."""
     return list(judged(("npl",))["npl"].documents.values())[::10][:n]
+
+
+def seconds(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """The median seconds of a call of each, in turns; whoever calls has warmed them up."""
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            found[name].append(time.perf_counter() - started)
+    return {name: float(np.median(times)) for name, times in found.items()}
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
