@@ -506,7 +506,8 @@ def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "fl
         raise ValueError(f'activations must be "float32", "int8" or "int8-block", got {activations!r}')
     if activations != "float32" and not has_integers(codes.format.name):
         raise ValueError(f'activations must be "float32" for {codes.format.name} codes, got {activations!r}')
-    if activations == "int8-block" and not codes.block:
+    block = codes.block if activations == "int8-block" else 0
+    if activations == "int8-block" and not block:
         raise ValueError('activations must be "int8" for codes without blocks, got "int8-block"')
     if isinstance(codes, DeviceCodes):
         return device.matmul(x, codes, activations)
@@ -516,7 +517,7 @@ def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "fl
     if not len(x) or not len(codes):
         return np.zeros((len(x), len(codes)), np.float32)
     name = "matmul" if activations == "float32" else "matmul_int8"
-    options = () if activations == "float32" else (codes.block if activations == "int8-block" else 0,)
+    options = () if activations == "float32" else (block,)
     # In float32 the compiled kernel and NumPy round differently, so which one runs must not depend on the work.
     work_bytes = float("inf") if activations == "float32" else codes.data.nbytes * len(x)
     function = loader.function("matmul", name, codes.format.name, work_bytes)
@@ -531,8 +532,9 @@ def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "fl
         parts = split(len(codes), n_parts, _ROW_GROUP)
         found = threads.map(lambda part: function(rows.part(part), x, *options), [(part,) for part in parts])
         result = np.concatenate(found, axis=1)
-    # A row of x that is not finite gives a row of which no number is.
-    if not math.isfinite(result[:, 0].sum()) and not np.isfinite(x).all():
+    # A row of x that is not finite gives a row of which no number is. To sum one number takes NumPy some microseconds.
+    some = result[0, 0] if len(result) == 1 else result[:, 0].sum()
+    if not math.isfinite(some) and not np.isfinite(x).all():
         raise ValueError("x must be finite, but holds NaN or infinity")
     return result
 

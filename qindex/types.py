@@ -245,8 +245,10 @@ class Codes:
     @property
     def block(self) -> int:
         """Dimensions that share a scale and a zero; 0 where there are no blocks."""
-        finest = self.blocks[0] if self.blocks else self.zero
-        return 0 if finest is None else finest.size
+        for level in self.scales:
+            if level.size > 1:
+                return level.size
+        return 0 if self.zero is None else self.zero.size
 
     @property
     def column_scale(self) -> NDArray[np.float32] | None:

@@ -12,6 +12,7 @@ from qindex_kernels.cpu.simd import (
     add_i32,
     deal,
     dot_u8i8,
+    inverses_of,
     larger_size,
     largest_lane,
     load_bytes,
@@ -25,7 +26,9 @@ from qindex_kernels.cpu.simd import (
     poke_i8,
     poke_i32,
     quotients,
+    round_bytes,
     scaled,
+    steps_of,
     store_bytes,
     store_f32,
     store_low_i8,
@@ -57,6 +60,7 @@ class Queries(Record):
         ("values", INTEGER),  # float32 (m, width), zeros behind dim
         ("codes", INTEGER),  # int8 (m, width), in the order of the kind; m in whole panels
         ("steps", INTEGER),  # float32 (m, lanes)
+        ("inverses", INTEGER),  # float32 (lanes,): those of the steps of the query that is rounded
         # int32 (m, lanes): the sum of the codes of each block, of which the last takes what is left; or of each part
         ("totals", INTEGER),
     )
@@ -70,11 +74,12 @@ def queries_for(rows: RowAddresses, m: int, step: int, per_block: bool = False) 
     width, lanes = rows.width, -(-rows.blocks // 16) * 16
     padded = width != rows.dim
     of_codes = Room(-(-m // 16) * 16 * width, blank=True)
-    room = Room(4 * m * lanes, 4 * m * lanes, 4 * m * width * padded)
-    (codes,), (steps, totals, values) = of_codes.pieces, room.pieces
+    room = Room(4 * m * lanes, 4 * m * lanes, 4 * m * width * padded, 4 * lanes)
+    (codes,), (steps, totals, values, inverses) = of_codes.pieces, room.pieces
     queries = Queries(
         m=m, rows=rows.address, dim=rows.dim, width=width, step_length=step, block=rows.block, blocks=rows.blocks,
-        lanes=lanes, per_block=per_block, padded=padded, values=values, codes=codes, steps=steps, totals=totals,
+        lanes=lanes, per_block=per_block, padded=padded, values=values, codes=codes, steps=steps, inverses=inverses,
+        totals=totals,
     )  # fmt: skip
     queries.rooms = of_codes, room
     return queries
@@ -200,36 +205,52 @@ def quantize(queries):
     for i in range(queries.m):
         # The padding behind the last block changes nothing.
         source, target = queries.values + 4 * queries.width * i, queries.codes + queries.width * i
-        own = 4 * queries.lanes * i
-        step = np.float32(0)
+        steps, totals = queries.steps + 4 * queries.lanes * i, queries.totals + 4 * queries.lanes * i
+        # Steps of all blocks first, 16 at a time: each alone would wait for two divisions.
         if queries.per_block == 0:
-            step = step_of(source, queries.width)
-            poke_f32(queries.steps + own, step)
+            poke_f32(steps, largest_size(source, queries.width))
+        else:
+            for b in range(queries.blocks):
+                poke_f32(steps + 4 * b, largest_size(source + 4 * b * queries.block, block_width(queries, b)))
+        for at in range(0, 4 * queries.lanes, LINE):
+            found = steps_of(load_f32(steps + at))
+            store_f32(steps + at, found)
+            store_f32(queries.inverses + at, inverses_of(found))
         for b in range(queries.blocks):
-            start = b * queries.block
-            stop = start + queries.block if b + 1 < queries.blocks else queries.width
-            if queries.per_block != 0:
-                step = step_of(source + 4 * start, stop - start)
-                poke_f32(queries.steps + own + 4 * b, step)
-            inverse, total = np.float32(1) / step, zero_i32()
-            for d in range(start, stop, 16):
-                codes = quotients(load_f32(source + 4 * d), step, inverse)
-                total = add_i32(total, codes)
-                store_low_i8(target + d, codes)
-            poke_i32(queries.totals + own + 4 * b, sum_of_lanes(total))
+            start, own = b * queries.block, 4 * b if queries.per_block != 0 else 0
+            step, inverse = peek_f32(steps + own), peek_f32(queries.inverses + own)
+            total = round_block(source + 4 * start, target + start, block_width(queries, b), step, inverse)
+            poke_i32(totals + 4 * b, total)
 
 
 @inlined
-def step_of(numbers, n):
-    """The step of n float32 numbers, a multiple of 16, at an address."""
-    largest, more, at = zero_f32(), zero_f32(), numbers
-    while at + 128 <= numbers + 4 * n:
+def block_width(queries, b):
+    """Dimensions of a block; the last takes what is left."""
+    return queries.block if b + 1 < queries.blocks else queries.width - b * queries.block
+
+
+@inlined
+def largest_size(numbers, n):
+    """The largest magnitude of n float32 numbers, a multiple of 16, at an address."""
+    largest, more, stop = zero_f32(), zero_f32(), numbers + 4 * n
+    for at in range(numbers, stop - 64, 128):
         largest, more = larger_size(largest, load_f32(at)), larger_size(more, load_f32(at + 64))
-        at += 128
-    if at < numbers + 4 * n:
-        largest = larger_size(largest, load_f32(at))
-    step = largest_lane(larger_size(largest, more)) / np.float32(127)
-    return np.float32(1) if step < SMALLEST_NORMAL else step
+    if n % 32 != 0:
+        largest = larger_size(largest, load_f32(stop - 64))
+    return largest_lane(larger_size(largest, more))
+
+
+@inlined
+def round_block(source, target, n, step, inverse):
+    """Write the codes of n numbers, a multiple of 16, and return their sum."""
+    total, whole = zero_i32(), n // 64 * 64
+    for d in range(0, whole, 64):
+        total = round_bytes(total, source + 4 * d, step, inverse, target + d)
+    for d in range(whole, n, 16):
+        codes = quotients(load_f32(source + 4 * d), step, inverse)
+        total = add_i32(total, codes)
+        store_low_i8(target + d, codes)
+    return sum_of_lanes(total)
 
 
 @helper

@@ -253,6 +253,12 @@ def add_i32(typingctx, a, b):
 
 
 @intrinsic
+def times_i32(typingctx, a, b):
+    """a * b in int32."""
+    return i32x16(i32x16, i32x16), lambda context, builder, signature, args: builder.mul(*args)
+
+
+@intrinsic
 def splat_i32(typingctx, number):
     """Sixteen times one int32 number."""
     return i32x16(types.int32), lambda context, builder, signature, args: v.splat(builder, args[0], 16)
@@ -452,6 +458,66 @@ def quotients(typingctx, a, step, inverse):
         return result
 
     return i32x16(f32x16, types.float32, types.float32), codegen
+
+
+@intrinsic
+def round_bytes(typingctx, sums, source, step, inverse, target):
+    """Write 64 quotients, as `quotients`, to `target` as int8, of float32 numbers at `source`.
+
+    Returns `sums`, int32, plus their sums by fours.
+    """
+
+    def codegen(context, builder, signature, args):
+        sums, source, step, inverse, target = args
+        numbers = [v.load(builder, builder.add(source, source.type(64 * i)), f32x16.llvm) for i in range(4)]
+        step, inverse = v.splat(builder, step, 16), v.splat(builder, inverse, 16)
+        rounding, largest, fast = v.const(f32x16.llvm, _ROUNDING), None, []
+        for a in numbers:
+            moved = v.call(builder, "llvm.fmuladd.v16f32", f32x16.llvm, a, inverse, rounding)
+            whole = builder.fsub(moved, rounding)
+            error = v.call(builder, "llvm.fmuladd.v16f32", f32x16.llvm, a, inverse, builder.fneg(whole))
+            error = v.call(builder, "llvm.fabs.v16f32", f32x16.llvm, error)
+            larger = error if largest is None else builder.fcmp_ordered(">", error, largest)
+            largest = error if largest is None else builder.select(larger, error, largest)
+            fast.append(builder.bitcast(moved, i32x16.llvm))  # only their lowest bytes are taken
+        unsure = builder.bitcast(builder.fcmp_ordered(">", largest, v.const(f32x16.llvm, _NEAR_HALF)), I16)
+        before = builder.block
+        with builder.if_then(builder.icmp_signed("!=", unsure, I16(0)), likely=False):
+            slow = []
+            for a in numbers:
+                divided = v.call(builder, "llvm.rint.v16f32", f32x16.llvm, builder.fdiv(a, step))
+                slow.append(builder.fptosi(divided, i32x16.llvm))
+            divided_in = builder.block
+        parts = []
+        for quick, exact in zip(fast, slow, strict=True):
+            part = builder.phi(i32x16.llvm)
+            part.add_incoming(quick, before)
+            part.add_incoming(exact, divided_in)
+            parts.append(part)
+        parts = [builder.trunc(part, v.vec(I8, 16)) for part in parts]
+        codes = v.join(builder, v.join(builder, *parts[:2]), v.join(builder, *parts[2:]))
+        v.store(builder, codes, target)
+        return v.dot_u8i8(builder, sums, v.const(u8x64.llvm, 1), codes)
+
+    return i32x16(i32x16, types.intp, types.float32, types.float32, types.intp), codegen
+
+
+@intrinsic
+def steps_of(typingctx, sizes):
+    """The steps of 16 largest magnitudes: 127 steps each, but 1 where that is not a normal number."""
+
+    def codegen(context, builder, signature, args):
+        steps = builder.fdiv(args[0], v.const(f32x16.llvm, 127.0))
+        small = builder.fcmp_ordered("<", steps, v.const(f32x16.llvm, 2.0**-126))
+        return builder.select(small, v.const(f32x16.llvm, 1.0), steps)
+
+    return f32x16(f32x16), codegen
+
+
+@intrinsic
+def inverses_of(typingctx, a):
+    """1 / a in float32."""
+    return f32x16(f32x16), lambda context, builder, signature, args: builder.fdiv(v.const(f32x16.llvm, 1.0), args[0])
 
 
 @intrinsic

@@ -38,9 +38,9 @@ def _loop(builder, count, step, starts):
     results = list(carried)
     yield index, results
     following = builder.add(index, intp(step))
-    index.add_incoming(following, body)
+    index.add_incoming(following, builder.block)
     for value, result in zip(carried, results, strict=True):
-        value.add_incoming(result, body)
+        value.add_incoming(result, builder.block)
     builder.cbranch(builder.icmp_signed("<", following, count), body, after)
     builder.position_at_end(after)
 
@@ -110,28 +110,24 @@ def add_integer_tile(
     return types.void(n_rows, n_panels, *[types.intp] * 15), codegen
 
 
-def _channel_dots(builder, count, width, tokens, token_stride, panels, quads, totals, total_stride, shift):
-    """float(totals[t] * shift + <token t, panel p>) of `count` tokens and `width` panels: a list, token by token.
+def _channel_dots(builder, width, token_at, panels, quads, starts):
+    """starts[t] + <token t, panel p> in int32, for the tokens at addresses and `width` panels: a list, token by token.
 
-    `tokens` are signed bytes, `panels` unsigned ones: for each of `quads` (whole fours) steps of 4 bytes, 64 bytes a
-    panel.
+    Tokens are signed bytes, `panels` unsigned ones: for each of `quads` (whole fours) steps of 4 bytes, 64 bytes a
+    panel. `starts` are addresses of one int32 a token.
     """
-    token_at = [_at(builder, tokens, (token_stride, t)) for t in range(count)]
-    first = []
-    for t in range(count):
-        total = v.peek(builder, _at(builder, totals, (total_stride, t)), I32)
-        first += [v.splat(builder, builder.mul(total, builder.trunc(shift, I32)), 16)] * width
+    first = [v.splat(builder, v.peek(builder, start, I32), 16) for start in starts for _ in range(width)]
     with _loop(builder, quads, CHANNEL_UNROLL, first) as (quad, dots):
         for u in range(CHANNEL_UNROLL):
             here = builder.add(quad, quad.type(u))
             line = _at(builder, panels, (here, 64 * width))
             panel = [v.load(builder, builder.add(line, line.type(64 * p)), u8x64.llvm) for p in range(width)]
-            for t in range(count):
-                four = v.splat(builder, v.peek(builder, _at(builder, token_at[t], (here, 4)), I32), 16)
+            for t, at in enumerate(token_at):
+                four = v.splat(builder, v.peek(builder, _at(builder, at, (here, 4)), I32), 16)
                 four = builder.bitcast(four, u8x64.llvm)
                 for p in range(width):
                     dots[t * width + p] = v.dot_u8i8(builder, dots[t * width + p], panel[p], four)
-    return [builder.sitofp(dot, f32x16.llvm) for dot in dots]
+    return dots
 
 
 def _lanes(builder, address, width):
@@ -139,59 +135,98 @@ def _lanes(builder, address, width):
     return [v.load(builder, builder.add(address, address.type(64 * p)), f32x16.llvm) for p in range(width)]
 
 
-@intrinsic(prefer_literal=True)
-def add_channel_tile(
-    typingctx, n_tokens, n_panels, tokens, token_stride, panels, quads, totals, total_stride, shift, scales, steps,
-    step_stride, sums,
-):  # fmt: skip
-    """A block: sums[t][p] += float(totals[t] * shift + <token t, panel p>) * scales[p] * steps[t], of literal numbers.
+def _broadcast(builder, address):
+    """The float32 number at an address, in 16 lanes."""
+    return v.splat(builder, v.peek(builder, address, F32), 16)
 
-    The sums, float32, lie one behind the other; `scales` has 16 a panel.
+
+@intrinsic(prefer_literal=True)
+def block_tile(
+    typingctx, n_tokens, n_panels, has_zeros, has_steps, tokens, token_stride, panels, blocks, quads, last_quads,
+    starts, totals, own, scales, zeros, steps, row_scales, biases, out, out_stride,
+):  # fmt: skip
+    """Rows with blocks: out[t][p] = sum * row_scales[p] + biases[p], where for each block in order
+
+        sum += float(starts[t] + <token t, panel p>) * scales[p]  [* steps[t]]
+        sum += totals[t] * zeros[p]                               [* steps[t]]
+
+    Numbers of tokens and panels are literal, and so is whether there are zeros and steps of blocks; else `steps` has
+    one float32 a token, with which its sum is multiplied. All sums stay in registers. Blocks have `quads` steps of 4
+    bytes, the last `last_quads`. `starts` (int32), `totals` and steps of blocks (float32) lie block by block, those of
+    a token `own` bytes behind those of the one before. `scales` and `zeros` have 16 a panel, block by block.
     """
-    if not _is_literal(n_tokens, n_panels):
+    if not _is_literal(n_tokens, n_panels, has_zeros, has_steps):
         return None
-    count, width = n_tokens.literal_value, n_panels.literal_value
+    count, width, zeroed, stepped = (one.literal_value for one in (n_tokens, n_panels, has_zeros, has_steps))
 
     def codegen(context, builder, signature, args):
-        dots, (scales, steps, step_stride, sums) = _channel_dots(builder, count, width, *args[2:9]), args[9:]
-        scale = _lanes(builder, scales, width)
+        tokens, token_stride, panels, blocks, quads, last_quads, starts, totals, own = args[4:13]
+        scales, zeros, steps, row_scales, biases, out, out_stride = args[13:]
+        intp = blocks.type
+        owns = [builder.mul(own, intp(t)) for t in range(count)]
+        last = builder.sub(blocks, intp(1))
+        nothing = v.const(f32x16.llvm, 0.0)
+        with _loop(builder, blocks, 1, [nothing] * (count * width)) as (b, sums):
+            start = builder.mul(builder.mul(b, quads), intp(4))
+            token_at = [_at(builder, builder.add(tokens, start), (token_stride, t)) for t in range(count)]
+            here = builder.select(builder.icmp_signed("==", b, last), last_quads, quads)
+            begins = [builder.add(_at(builder, starts, (b, 4)), one) for one in owns]
+            panel = _at(builder, panels, (start, 16 * width))
+            dots = _channel_dots(builder, width, token_at, panel, here, begins)
+            scale = _lanes(builder, _at(builder, scales, (b, 64 * width)), width)
+            zero = _lanes(builder, _at(builder, zeros, (b, 64 * width)), width) if zeroed else []
+            for t in range(count):
+                step = _broadcast(builder, builder.add(_at(builder, steps, (b, 4)), owns[t])) if stepped else None
+                total = _broadcast(builder, builder.add(_at(builder, totals, (b, 4)), owns[t])) if zeroed else None
+                for p in range(width):
+                    i = t * width + p
+                    terms = [builder.fmul(builder.sitofp(dots[i], f32x16.llvm), scale[p])]
+                    if zeroed:
+                        terms.append(builder.fmul(total, zero[p]))
+                    for term in terms:
+                        sums[i] = builder.fadd(sums[i], builder.fmul(term, step) if stepped else term)
+        scale, bias = _lanes(builder, row_scales, width), _lanes(builder, biases, width)
         for t in range(count):
-            step = v.splat(builder, v.peek(builder, _at(builder, steps, (step_stride, t)), F32), 16)
+            step = None if stepped else _broadcast(builder, builder.add(steps, owns[t]))
             for p in range(width):
-                term = builder.fmul(builder.fmul(dots[t * width + p], scale[p]), step)
-                at = builder.add(sums, sums.type(64 * (t * width + p)))
-                v.store(builder, builder.fadd(v.load(builder, at, f32x16.llvm), term), at)
+                total = sums[t * width + p] if stepped else builder.fmul(sums[t * width + p], step)
+                total = builder.fadd(builder.fmul(total, scale[p]), bias[p])
+                v.store(builder, total, _at(builder, out, (out_stride, t), (out.type(64), p)))
         return context.get_dummy_value()
 
-    return types.void(n_tokens, n_panels, *[types.intp] * 11), codegen
+    return types.void(n_tokens, n_panels, has_zeros, has_steps, *[types.intp] * 16), codegen
 
 
 @intrinsic(prefer_literal=True)
 def channel_tile(
-    typingctx, n_tokens, n_panels, tokens, token_stride, panels, quads, totals, total_stride, shift, unit, steps,
-    step_stride, scales, biases, out, out_stride,
+    typingctx, n_tokens, n_panels, tokens, token_stride, panels, quads, starts, own, unit, steps, scales, biases, out,
+    out_stride,
 ):  # fmt: skip
-    """Rows without blocks: out[t][p] = float(dots[t][p]) * unit * steps[t] * scales[p] + biases[p].
+    """Rows without blocks: out[t][p] = float(starts[t] + <token t, panel p>) * unit * steps[t] * scales[p] + biases[p].
 
-    The dots are totals[t] * shift + <token t, panel p>, of literal numbers of tokens and panels. Rows of `out`,
-    float32, begin `out_stride` bytes apart; `scales` and `biases` have 16 a panel.
+    Numbers of tokens and panels are literal. `starts` (int32) and `steps` (float32) of tokens lie `own` bytes apart.
+    Rows of `out`, float32, begin `out_stride` bytes apart; `scales` and `biases` have 16 a panel.
     """
     if not _is_literal(n_tokens, n_panels):
         return None
     count, width = n_tokens.literal_value, n_panels.literal_value
 
     def codegen(context, builder, signature, args):
-        dots = _channel_dots(builder, count, width, *args[2:9])
-        unit, steps, step_stride, scales, biases, out, out_stride = args[9:]
+        tokens, token_stride, panels, quads, starts, own, unit, steps, scales, biases, out, out_stride = args[2:]
+        token_at = [_at(builder, tokens, (token_stride, t)) for t in range(count)]
+        dots = _channel_dots(
+            builder, width, token_at, panels, quads, [_at(builder, starts, (own, t)) for t in range(count)]
+        )
         scale, bias, unit = _lanes(builder, scales, width), _lanes(builder, biases, width), v.splat(builder, unit, 16)
         for t in range(count):
-            step = v.splat(builder, v.peek(builder, _at(builder, steps, (step_stride, t)), F32), 16)
+            step = _broadcast(builder, _at(builder, steps, (own, t)))
             for p in range(width):
-                total = builder.fmul(builder.fmul(builder.fmul(dots[t * width + p], unit), step), scale[p])
+                total = builder.fmul(builder.sitofp(dots[t * width + p], f32x16.llvm), unit)
+                total = builder.fmul(builder.fmul(total, step), scale[p])
                 v.store(builder, builder.fadd(total, bias[p]), _at(builder, out, (out_stride, t), (out.type(64), p)))
         return context.get_dummy_value()
 
-    return types.void(n_tokens, n_panels, *[types.intp] * 7, types.float32, *[types.intp] * 6), codegen
+    return types.void(n_tokens, n_panels, *[types.intp] * 6, types.float32, *[types.intp] * 5), codegen
 
 
 @intrinsic(prefer_literal=True)
