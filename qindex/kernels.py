@@ -13,7 +13,7 @@ import importlib
 import math
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -497,6 +497,63 @@ def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "fl
     if dtype(x) != "float32" or x.ndim != 2:
         raise ValueError(f"x must be float32 (m, {codes.dim}), got {dtype(x)} {tuple(x.shape)}")
     _check_dim(x, codes, "x")
+    if isinstance(codes, DeviceCodes):
+        _check_product(codes, activations)
+        return device.matmul(x, codes, activations)
+    of_codes = _products.get(codes)
+    if of_codes is None:
+        of_codes = _products[codes] = {}
+    product = of_codes.get(activations)
+    if product is None:
+        product = of_codes[activations] = _product(codes, activations)
+    rows, columns, name, options, n_bytes = product
+    x = np.ascontiguousarray(x if columns is None else x * columns)
+    m = len(x)
+    if not m or not len(codes):
+        return np.zeros((m, len(codes)), np.float32)
+    # In float32 the compiled kernel and NumPy round differently, so which one runs must not depend on the work.
+    function = loader.function("matmul", name, rows.kind, n_bytes * m if options else float("inf"))
+    n_parts = max(1, min(threads.count, n_bytes * max(m // 8, 1) // _SPLIT_BYTES))
+    if n_parts == 1:
+        result = function(rows, x, *options)
+    elif m >= _MANY_TOKENS * n_parts:  # each thread takes some rows of x over all codes
+        found = threads.map(lambda part: function(rows, x[part], *options), [(p,) for p in split(m, n_parts)])
+        result = np.concatenate(found)
+    else:
+        parts = split(len(codes), n_parts, _ROW_GROUP)
+        found = threads.map(lambda part: function(rows.part(part), x, *options), [(part,) for part in parts])
+        result = np.concatenate(found, axis=1)
+    # A row of x that is not finite gives a row of which no number is. To sum one number takes NumPy some microseconds.
+    some = result[0, 0] if m == 1 else result[:, 0].sum()
+    if not math.isfinite(some) and not np.isfinite(x).all():
+        raise ValueError("x must be finite, but holds NaN or infinity")
+    return result
+
+
+class _Product(NamedTuple):
+    """What `matmul` asks of codes, which it does once: in a small layer, asking takes as long as multiplying."""
+
+    rows: Rows
+    columns: NDArray[np.float32] | None
+    name: str  # of the kernel
+    options: tuple[int, ...]  # the dimensions that share a step, where rows of x are rounded
+    n_bytes: int
+
+
+_products: WeakKeyDictionary[Codes, dict[Activations, _Product]] = WeakKeyDictionary()
+
+
+def _product(codes: Codes, activations: Activations) -> _Product:
+    _check_product(codes, activations)
+    if codes.more:
+        raise ValueError("codes must lie in one part for a matrix product, got rows in several: use kernels.scores")
+    rows, columns, n_bytes = _rows(codes), codes.column_scale, codes.data.nbytes
+    if activations == "float32":
+        return _Product(rows, columns, "matmul", (), n_bytes)
+    return _Product(rows, columns, "matmul_int8", (codes.block if activations == "int8-block" else 0,), n_bytes)
+
+
+def _check_product(codes: Codes | DeviceCodes, activations: Activations) -> None:
     if codes.format.kind == "one_hot":
         raise ValueError(
             f"codes must hold numbers, got {codes.format.name}, which name centroids: multiply with what the quantizer "
@@ -506,37 +563,8 @@ def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "fl
         raise ValueError(f'activations must be "float32", "int8" or "int8-block", got {activations!r}')
     if activations != "float32" and not has_integers(codes.format.name):
         raise ValueError(f'activations must be "float32" for {codes.format.name} codes, got {activations!r}')
-    block = codes.block if activations == "int8-block" else 0
-    if activations == "int8-block" and not block:
+    if activations == "int8-block" and not codes.block:
         raise ValueError('activations must be "int8" for codes without blocks, got "int8-block"')
-    if isinstance(codes, DeviceCodes):
-        return device.matmul(x, codes, activations)
-    if codes.more:
-        raise ValueError("codes must lie in one part for a matrix product, got rows in several: use kernels.scores")
-    x = np.ascontiguousarray(_in_the_space_of(codes, x))
-    if not len(x) or not len(codes):
-        return np.zeros((len(x), len(codes)), np.float32)
-    name = "matmul" if activations == "float32" else "matmul_int8"
-    options = () if activations == "float32" else (block,)
-    # In float32 the compiled kernel and NumPy round differently, so which one runs must not depend on the work.
-    work_bytes = float("inf") if activations == "float32" else codes.data.nbytes * len(x)
-    function = loader.function("matmul", name, codes.format.name, work_bytes)
-    rows = _rows(codes)
-    n_parts = max(1, min(threads.count, codes.data.nbytes * max(len(x) // 8, 1) // _SPLIT_BYTES))
-    if n_parts == 1:
-        result = function(rows, x, *options)
-    elif len(x) >= _MANY_TOKENS * n_parts:  # each thread takes some rows of x over all codes
-        found = threads.map(lambda part: function(rows, x[part], *options), [(p,) for p in split(len(x), n_parts)])
-        result = np.concatenate(found)
-    else:
-        parts = split(len(codes), n_parts, _ROW_GROUP)
-        found = threads.map(lambda part: function(rows.part(part), x, *options), [(part,) for part in parts])
-        result = np.concatenate(found, axis=1)
-    # A row of x that is not finite gives a row of which no number is. To sum one number takes NumPy some microseconds.
-    some = result[0, 0] if len(result) == 1 else result[:, 0].sum()
-    if not math.isfinite(some) and not np.isfinite(x).all():
-        raise ValueError("x must be finite, but holds NaN or infinity")
-    return result
 
 
 def rotate(rotor: Rotor, rows: Vectors, *, backwards: bool = False) -> None:

@@ -48,14 +48,16 @@ class QuantLinear(nn.Module):
         return None if self.codes.offset is None else torch.from_numpy(self.codes.offset.copy())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows = x.detach().reshape(-1, x.shape[-1]).to(torch.float32)
-        if isinstance(self._placed, torch.Tensor):
+        rows = x.reshape(-1, x.shape[-1])
+        if rows.dtype is not torch.float32 or rows.requires_grad:
+            rows = rows.detach().to(torch.float32)
+        if isinstance(self._placed, Codes):
+            out = torch.from_numpy(kernels.matmul(rows.numpy(), self._placed, activations=self.activations))
+        elif isinstance(self._placed, torch.Tensor):
             bias = self.bias
             out = nn.functional.linear(rows, self._placed, None if bias is None else bias.to(rows.device))
-        elif isinstance(self._placed, DeviceCodes):
-            out = kernels.matmul(rows, self._placed, activations=self.activations)
         else:
-            out = torch.from_numpy(kernels.matmul(rows.numpy(), self._placed, activations=self.activations))
+            out = kernels.matmul(rows, self._placed, activations=self.activations)
         return out.view(*x.shape[:-1], len(self.codes))
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> QuantLinear:
