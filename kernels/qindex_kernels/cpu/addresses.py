@@ -12,6 +12,7 @@ from qindex_kernels.cpu.record import INTEGER, REAL, Record, reader
 from qindex_kernels.cpu.simd import first_lane, load_f32, peek_f32, poke_f32, scaled, splat_f32, store_f32
 from qindex_kernels.cpu.sources import helper, inlined
 from qindex_kernels.cpu.unpack import (
+    BIAS,
     BITS1,
     BITS2,
     BITS3,
@@ -307,6 +308,21 @@ def kind_of(rows: Rows) -> int:
     """How a kernel reads these rows."""
     split = None if rows.more else _SPLIT.get(rows.kind)
     return FORMATS[rows.kind].kind if split is None or rows.block % STEP[split] else split
+
+
+# How products with few queries read the same formats, in blocks that hold no whole step of the split kinds.
+_MASKED = {"int2": MASKED2, "int4": MASKED4}
+
+
+def functions_for_few(rows: Rows) -> Inner:
+    """The functions for products with few queries."""
+    kind, masked = kind_of(rows), _MASKED.get(rows.kind)
+    if masked is None or kind in (SPLIT2, SPLIT4) or not rows.block or rows.block % STEP[masked]:
+        return inner(kind, "block_sums" if addressed(rows).has_blocks else "dots")
+    found = of_kind(masked)
+    equip(found, ["block_sums"])
+    found.bias = BIAS[SPLIT4 if masked == MASKED4 else SPLIT2]  # of integers, and not of half-integers
+    return found
 
 
 # How a scan reads signs and half-integers, unless they have several blocks.

@@ -4,7 +4,7 @@ import numpy as np
 
 from qindex_kernels.cpu.addresses import RowAddresses, block_scales, read_rows, row_address
 from qindex_kernels.cpu.inner import call, read_inner
-from qindex_kernels.cpu.queries import Queries, order, read_queries, take_all
+from qindex_kernels.cpu.queries import Queries, order, order_masked, read_queries, take_all
 from qindex_kernels.cpu.record import INTEGER, LINE, Record, Room, reader
 from qindex_kernels.cpu.simd import (
     add_i32,
@@ -70,6 +70,7 @@ def integer_gemv(inner_at, rows_at, queries_at, terms_at, x, out):
     )
     take_all(queries, rows, True, x)
     order(queries)
+    order_masked(queries, inner)
     if rows.has_blocks != 0:
         for first in range(0, rows.n, BLOCK_ROWS):
             gemv_blocks(inner, rows, queries, terms, first, min(BLOCK_ROWS, rows.n - first), out)

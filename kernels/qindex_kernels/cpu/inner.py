@@ -70,6 +70,7 @@ from qindex_kernels.cpu.unpack import (
     STEP,
     add_dots,
     decode16,
+    in_place,
     load_table,
     scales16,
     store_dots,
@@ -353,8 +354,8 @@ def hamming(kind: int) -> Any:
 def block_sums(kind: int) -> Any:
     """Of rows a, b, c and d: raw[b, :4] = <int8 query, integers of a row, plus BIAS> over block b, int32.
 
-    Blocks are 64 bytes apart in `raw`. Where they are no multiples of 64 dimensions, sums are of each 16 dimensions, of
-    whole registers.
+    Blocks are 64 bytes apart in `raw`; those of masked kinds are whole steps. Where they are no multiples of 64
+    dimensions, sums are of each 16 dimensions, of whole registers.
     """
     sources, bits, step = SOURCES, sum(PLANES[kind]), STEP[kind]
 
@@ -384,6 +385,8 @@ def block_sums(kind: int) -> Any:
                 d_sum = add_dots(kind, d_sum, d, dim, at, d_table, query)
                 at += step
             if whole:
+                a_sum, b_sum = in_place(kind, a_sum), in_place(kind, b_sum)
+                c_sum, d_sum = in_place(kind, c_sum), in_place(kind, d_sum)
                 store_sums_i32(raw, a_sum, b_sum, c_sum, d_sum)
                 raw += 64
             else:

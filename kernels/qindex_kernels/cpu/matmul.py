@@ -11,7 +11,7 @@ a few at a time, while all queries pass over them; nothing is ever unpacked thro
 import numpy as np
 from numpy.typing import NDArray
 
-from qindex_kernels.cpu.addresses import addressed, kind_of, read_rows
+from qindex_kernels.cpu.addresses import addressed, functions_for_few, kind_of, read_rows
 from qindex_kernels.cpu.exact import decode_row, decoded_stride
 from qindex_kernels.cpu.gemv import finish, integer_gemv, terms_for
 from qindex_kernels.cpu.inner import inner, read_inner
@@ -84,7 +84,7 @@ class Few:
 
     def __init__(self, rows: Rows, m: int, per_block: bool) -> None:
         found = addressed(rows)
-        self.functions = inner(kind_of(rows), "block_sums" if found.has_blocks else "dots")
+        self.functions = functions_for_few(rows)
         self.queries = queries_for(found, m, self.functions.step, per_block)
         self.terms = terms_for(found, self.queries)
         self.addresses = tuple(one.address for one in (self.functions, found, self.queries, self.terms))

@@ -210,6 +210,11 @@ def _mask(width, lane):
     return (1 << width) - 1 << width * (lane // (8 * width))
 
 
+def _shifts(width):
+    """How many bits the sums of each lane of a masked kind are too large."""
+    return ir.Constant(i32x16.llvm, [width * (4 * lane // (8 * width)) for lane in range(16)])
+
+
 @intrinsic(prefer_literal=True)
 def store_dots(typingctx, kind, address, a, b, c, d):
     """Store the sums that `add_dots` has of four rows as four int32 numbers."""
@@ -220,9 +225,7 @@ def store_dots(typingctx, kind, address, a, b, c, d):
     def codegen(context, builder, signature, args):
         sums = list(args[2:])
         if value in MASKED:
-            width = MASKED[value]
-            shifts = ir.Constant(i32x16.llvm, [width * (4 * lane // (8 * width)) for lane in range(16)])
-            sums = [builder.ashr(one, shifts) for one in sums]
+            sums = [builder.ashr(one, _shifts(MASKED[value])) for one in sums]
         stored = v.quad_sums(builder, sums, builder.add)
         if value in MASKED:
             stored = builder.add(stored, stored)  # half-integers are halves of odd numbers: 2 * code - BIAS
@@ -230,6 +233,19 @@ def store_dots(typingctx, kind, address, a, b, c, d):
         return context.get_dummy_value()
 
     return types.void(kind, types.intp, i32x16, i32x16, i32x16, i32x16), codegen
+
+
+@intrinsic(prefer_literal=True)
+def in_place(typingctx, kind, sums):
+    """The int32 sums that `add_dots` has of a row, where codes of masked kinds count as they would in their place."""
+    if not _is_literal(kind):
+        return None
+    value = kind.literal_value
+
+    def codegen(context, builder, signature, args):
+        return builder.ashr(args[1], _shifts(MASKED[value])) if value in MASKED else args[1]
+
+    return i32x16(kind, i32x16), codegen
 
 
 @intrinsic(prefer_literal=True)
