@@ -26,7 +26,7 @@ PEER_PACKAGES = {"encode": ["onnxruntime", "openvino"]}
 STARTED_WITH = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 JUDGED = ("cran", "med", "xquad-en")
-SCHEMES = ("int8", "int4", "int3", "int2", "nf4", "mxint8", "mxfp4", "lloydmax4", "lloydmax3", "lloydmax2")
+SCHEMES = ("int8", "int4", "int3", "int2", "nf4", "mxfp4", "lloydmax4")
 
 
 def main() -> None:
@@ -71,7 +71,6 @@ def solvers(quick: bool) -> dict[str, Any]:
         "nearest": lowbit.Nearest(),
         "nearest, clipped": lowbit.Nearest(clip=True),
         "HQQ": lowbit.HQQ(),
-        "scaled, clipped": lowbit.Scaled(lowbit.Nearest(clip=True)),
         "GPTQ": lowbit.GPTQ(),
     }
     rows = []
