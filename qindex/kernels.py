@@ -523,7 +523,7 @@ def matmul(x: Any, codes: Codes | DeviceCodes, *, activations: Activations = "fl
         parts = split(len(codes), n_parts, _ROW_GROUP)
         found = threads.map(lambda part: function(rows.part(part), x, *options), [(part,) for part in parts])
         result = np.concatenate(found, axis=1)
-    # A row of x that is not finite gives a row of which no number is. To reduce one number takes NumPy some microseconds.
+    # A row of x that is not finite gives a row of which no number is; NumPy takes microseconds to reduce even one.
     finite = math.isfinite(result[0, 0]) if m == 1 else np.isfinite(result[:, 0]).all()
     if not finite and not np.isfinite(x).all():
         raise ValueError("x must be finite, but holds NaN or infinity")
