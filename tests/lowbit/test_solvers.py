@@ -244,6 +244,15 @@ def test_dead_channels_are_rounded_like_others_and_pass_no_error_on() -> None:
     np.testing.assert_array_equal(decoded[:, 10:30], decode(encode(weight, scheme))[:, 10:30])
 
 
+@pytest.mark.parametrize("size", [1e-12, 1e-6])
+def test_channels_that_hardly_carry_anything_leave_scales_that_float16_holds(size: float) -> None:
+    weight, _ = layer()
+    x = np.random.default_rng(3).standard_normal((300, weight.shape[1])).astype(np.float32)
+    x[:, ::7] *= size
+    codes = Scaled(Nearest(clip=True)).solve(weight, Scheme(INT4, 64, FLOAT16, affine=True), statistics_of(x))
+    assert np.isfinite(decode(codes)).all()
+
+
 @every_solver
 def test_a_layer_whose_inputs_are_all_zero_is_still_quantized(solver: Solver) -> None:
     weight, _ = layer(n=8)

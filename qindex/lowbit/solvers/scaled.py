@@ -18,6 +18,7 @@ from qindex.quantize.blocks import Scheme
 from qindex.types import BlockValues, Codes, Vectors, as_vectors
 
 _POWERS = np.linspace(0, 1, 20)
+_LEAST = 1e-4  # of the size of the largest channel
 
 
 @register("Scaled")
@@ -60,8 +61,10 @@ class Scaled:
 
 def _factors(statistics: LayerStatistics, power: float) -> NDArray[np.float32]:
     """(dim,) of the channels."""
-    powers = np.sqrt(statistics.diagonal / statistics.count) ** power
+    sizes = np.sqrt(statistics.diagonal / statistics.count)
     live = statistics.diagonal > 0
+    # A channel that hardly carries anything counts as one that carries a little, so that no factor is beyond float16.
+    powers = np.maximum(sizes, _LEAST * sizes.max()) ** power
     if live.any():
         powers /= np.sqrt(powers[live].min() * powers[live].max())
     return np.where(live, powers, 1).astype(np.float32)
