@@ -2,17 +2,12 @@
 
 from typing import Any
 
+import tables_quality
 from table_text import code, measured, table
 
 
 def bars(result: dict[str, Any]) -> str:
-    rows = [
-        (one["what"], one["wanted"], one["found"], "yes" if one["passed"] else "**no**")
-        for section in ("solvers", "quality", "encode", "causal")
-        for one in result[section]["bars"]
-    ]
-    reached = sum(cells[-1] == "yes" for cells in rows)
-    return table(("measured", "wanted", "found", "reached"), rows, f"{reached} of {len(rows)} are reached.")
+    return tables_quality.bars({section: found["bars"] for section, found in result.items()})
 
 
 def solvers(result: dict[str, Any]) -> str:

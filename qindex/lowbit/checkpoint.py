@@ -23,7 +23,7 @@ from qindex import io
 from qindex.device import Activations
 from qindex.io import FormatError, PathLike, register
 from qindex.lowbit import packed
-from qindex.lowbit.convert import prepared
+from qindex.lowbit.convert import prepare
 from qindex.lowbit.linear import QuantEmbedding, QuantLinear
 from qindex.lowbit.network import backbone_of, layers_of, network_of, replace
 from qindex.types import Codes
@@ -183,7 +183,8 @@ def _network(saved: Checkpoint) -> PreTrainedModel:
         raise FormatError(
             f"{saved.architecture} needs {missing[0]!r}, which the file has not: it is of another version"
         )
-    return prepared(network, saved.first_position)
+    prepare(network).first_position = saved.first_position
+    return network
 
 
 def _put(network: nn.Module, name: str, tensor: torch.Tensor) -> None:

@@ -104,11 +104,18 @@ def _quantized(
     for layer in layers:
         found, recipe = codes[id(layer.tensor)]
         replace(made, layer.name, _module(layer, found, recipe))
-    return prepared(made)
+    backbone = prepare(made)
+    backbone.first_position = packed.find_first_position(backbone)
+    if backbone.first_position is None:
+        logger.info("%s cannot run packed: its sequences run one by one", type(backbone).__name__)
+    return made
 
 
-def prepared(network: PreTrainedModel, first_position: int | str | None = "find") -> PreTrainedModel:
-    """Let a network whose layers are in codes run through the kernels: its norms, activations, attention and packs."""
+def prepare(network: PreTrainedModel) -> Any:
+    """Let a network whose layers are in codes run through the kernels: its norms, activations and attention, too.
+
+    Gives its backbone, whose sequences run one by one as long as its `first_position` is None.
+    """
     nn.Module.float(network)  # transformers refuses it for what came from a file of codes
     network.eval().requires_grad_(False)
     for name, module in list(network.named_modules()):
@@ -118,14 +125,8 @@ def prepared(network: PreTrainedModel, first_position: int | str | None = "find"
     backbone = backbone_of(network)
     if backbone.is_backend_compatible():
         network.set_attn_implementation(attention.NAME)
-    packed.packing(backbone, None)
-    if first_position == "find":
-        backbone.first_position = packed.find_first_position(backbone)  # type: ignore[assignment]
-        if backbone.first_position is None:
-            logger.info("%s cannot run packed: its sequences run one by one", type(backbone).__name__)
-    else:
-        backbone.first_position = first_position  # type: ignore[assignment]
-    return network
+    packed.packing(backbone)
+    return backbone
 
 
 def _recipes(layers: list[Layer], plan: Plan) -> dict[str, Recipe]:

@@ -43,12 +43,11 @@ class Packs:
         return _run(self, plain, given, tokens)
 
 
-def packing(backbone: Any, first_position: int | None) -> None:
-    """Let a backbone pack what it is called with, from now on."""
+def packing(backbone: Any) -> None:
+    """Let a backbone pack what it is called with, once it has a `first_position`."""
     kind: Any = type(backbone)
     if not issubclass(kind, Packs):
         backbone.__class__ = _packing_class(kind)
-    backbone.first_position = first_position
 
 
 @functools.cache
