@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -51,8 +53,8 @@ def attend(
     q, k, v = (x.detach().transpose(1, 2).flatten(0, 1).to(torch.float32) for x in (query, key, value))
     right = 0 if causal else width
     if query.device.type == "cpu":
-        arrays = q.numpy(), k.numpy(), v.numpy(), segments.numpy()
-        out = torch.from_numpy(layers.attend(*arrays, scaling=float(scaling), left=width, right=right))
+        arrays = q.numpy(), k.numpy(), v.numpy()
+        out = torch.from_numpy(layers.attend(*arrays, segments, scaling=float(scaling), left=width, right=right))
     else:
         out = _attend_there(q, k, v, segments, float(scaling), width, right)
     return out.view(b, t, *out.shape[1:]), None
@@ -64,17 +66,15 @@ def _segments(
     mask: torch.Tensor | None,
     starts_q: torch.Tensor | None,
     starts_k: torch.Tensor | None,
-) -> torch.Tensor:
-    """int64 (n, 4) on the CPU: the first query of each sequence, how many it has, and the same of its keys."""
+) -> NDArray[np.int64]:
+    """int64 (n, 4): the first query of each sequence, how many it has, and the same of its keys."""
     (b, _, t, _), s = query.shape, key.shape[2]
     if starts_q is not None:
-        q = starts_q.to("cpu", torch.int64)
-        k = q if starts_k is None else starts_k.to("cpu", torch.int64)
-        return torch.stack([q[:-1], q.diff(), k[:-1], k.diff()], dim=1)
-    row = torch.arange(b)
+        q = starts_q.numpy(force=True).astype(np.int64)
+        k = q if starts_k is None else starts_k.numpy(force=True).astype(np.int64)
+        return np.stack([q[:-1], np.diff(q), k[:-1], np.diff(k)], axis=1)
     if mask is None:
-        there = torch.full((b,), s)
-        return torch.stack([row * t, torch.full((b,), t), row * s, there], dim=1)
+        return np.array([(row * t, t, row * s, s) for row in range(b)], np.int64)
     if mask.dim() != 2 or mask.shape[0] != b:
         raise ValueError(f"attention_mask must be ({b}, {s}), got {tuple(mask.shape)}: pass one number a token")
     mask = mask.to("cpu", torch.bool)
@@ -87,14 +87,15 @@ def _segments(
     # Queries are the last t of the tokens of a row.
     begin = (first - (seen - t)).clamp(min=0)
     queries = (last - (seen - t) - begin).clamp(min=0)
-    return torch.stack([row * t + begin, queries, row * s + first, count], dim=1)
+    row = torch.arange(b)
+    return torch.stack([row * t + begin, queries, row * s + first, count], dim=1).numpy()
 
 
 def _attend_there(
     queries: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    segments: torch.Tensor,
+    segments: NDArray[np.int64],
     scaling: float,
     left: int,
     right: int,

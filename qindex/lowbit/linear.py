@@ -48,17 +48,18 @@ class QuantLinear(nn.Module):
         return None if self.codes.offset is None else torch.from_numpy(self.codes.offset.copy())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        if rows.dtype is not torch.float32 or rows.requires_grad:
-            rows = rows.detach().to(torch.float32)
+        shape = (*x.shape[:-1], len(self.codes))
         if isinstance(self._placed, Codes):
-            out = torch.from_numpy(kernels.matmul(rows.numpy(), self._placed, activations=self.activations))
-        elif isinstance(self._placed, torch.Tensor):
+            numbers = x.to(torch.float32).numpy(force=True).reshape(-1, x.shape[-1])
+            product = kernels.matmul(numbers, self._placed, activations=self.activations)
+            return torch.from_numpy(product.reshape(shape))
+        rows = x.detach().to(torch.float32).reshape(-1, x.shape[-1])
+        if isinstance(self._placed, torch.Tensor):
             bias = self.bias
             out = nn.functional.linear(rows, self._placed, None if bias is None else bias.to(rows.device))
         else:
             out = kernels.matmul(rows, self._placed, activations=self.activations)
-        return out.view(*x.shape[:-1], len(self.codes))
+        return out.view(shape)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> QuantLinear:
         """What `to`, `cuda` and `cpu` call: codes follow to another device, and stay what they are otherwise."""

@@ -46,7 +46,9 @@ class RMSNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.device.type != "cpu":
             return nn.functional.rms_norm(x, x.shape[-1:], self.weight + self.added, self.eps)
-        weight = self.weight.numpy() + np.float32(self.added)
+        weight = self.weight.numpy()
+        if self.added:
+            weight = weight + np.float32(self.added)
         return _by_rows(lambda rows: layers.rms_norm(rows, weight, self.eps), x)
 
 
@@ -63,8 +65,8 @@ class Activation(nn.Module):
 
 
 def _by_rows(function: _Function, x: torch.Tensor) -> torch.Tensor:
-    rows = x.detach().to(torch.float32).reshape(-1, x.shape[-1]).contiguous()
-    return torch.from_numpy(function(rows.numpy())).view(x.shape)
+    rows = np.ascontiguousarray(x.to(torch.float32).numpy(force=True)).reshape(-1, x.shape[-1])
+    return torch.from_numpy(function(rows).reshape(x.shape))
 
 
 def _fixed(tensor: torch.Tensor) -> nn.Parameter:
