@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from bars import bar, invariant
 from lowbit_models import causal, seconds
 from qindex import lowbit
 from timing import medians, shown
@@ -15,7 +16,7 @@ PROMPTS, PROMPT_TOKENS, BATCH = 64, 200, 8
 STEPS, CONTEXT = 32, 64
 
 
-def measured(quick: bool, bar: Callable[..., Any], invariant: Callable[..., Any]) -> dict[str, Any]:
+def measured(quick: bool) -> dict[str, Any]:
     network, _tokenizer = causal()
     systems: dict[str, Any] = {"torch float32": network, "torch bf16": copy.deepcopy(network).to(torch.bfloat16)}
     quantizing = {}

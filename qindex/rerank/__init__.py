@@ -15,31 +15,43 @@ if TYPE_CHECKING:
     from qindex.rerank.causal import CausalReranker
     from qindex.rerank.cross_encoder import CrossEncoderReranker
     from qindex.rerank.fusion import Fusion, Interpolation, ReciprocalRank
+    from qindex.rerank.judgements import Example, Judgements
     from qindex.rerank.order import Reranked, rerank
     from qindex.rerank.templates import TEMPLATES, Template
+    from qindex.rerank.training import fit_fusion, train_cross_encoder, train_reranker
 
 _HOMES = {
     "CausalReranker": "causal",
     "CrossEncoderReranker": "cross_encoder",
+    "Example": "judgements",
     "Fusion": "fusion",
     "Interpolation": "fusion",
+    "Judgements": "judgements",
     "ReciprocalRank": "fusion",
     "Reranked": "order",
     "TEMPLATES": "templates",
     "Template": "templates",
+    "fit_fusion": "training",
     "rerank": "order",
+    "train_cross_encoder": "training",
+    "train_reranker": "training",
 }
 
 __all__ = [
     "TEMPLATES",
     "CausalReranker",
     "CrossEncoderReranker",
+    "Example",
     "Fusion",
     "Interpolation",
+    "Judgements",
     "ReciprocalRank",
     "Reranked",
     "Template",
+    "fit_fusion",
     "rerank",
+    "train_cross_encoder",
+    "train_reranker",
 ]
 
 

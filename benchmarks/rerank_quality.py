@@ -1,0 +1,141 @@
+"""A cross-encoder trained on folds of judged queries: section `quality` of rerank.py."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from bars import bar
+from lowbit_models import sentence_transformer
+from qindex import SentenceEncoder, lowbit
+from qindex.evaluate.beir import JudgedCollection
+from qindex.evaluate.metrics import evaluate
+from qindex.evaluate.metrics import judged as judged_queries
+from qindex.rerank import (
+    CrossEncoderReranker,
+    Fusion,
+    Interpolation,
+    Judgements,
+    ReciprocalRank,
+    fit_fusion,
+    train_cross_encoder,
+)
+from qindex.types import Reranker
+from quality_data import COLLECTIONS, judged
+from quality_measures import interval
+from timing import shown
+
+FOLDS, STEPS, SEED = 3, 200, 0
+HELD_OUT, MOST_HELD_OUT = 0.2, 50  # of the queries to learn from, for the fusion
+ASKED = 100  # queries of a collection and fold at most
+COMPARED = 25  # of which so many in float32 and 4 bits
+
+Run = dict[str, list[str]]  # query -> documents, best first
+
+
+def measured(quick: bool) -> dict[str, Any]:
+    encoder = SentenceEncoder(sentence_transformer(), plan=lowbit.Plan.default(8))
+    collections = judged(("med",) if quick else COLLECTIONS)
+    sets = {title: as_judgements(one, encoder) for title, one in collections.items()}
+    places = {t: np.random.default_rng(SEED).permutation(len(one)) % FOLDS for t, one in sets.items()}
+    runs: dict[str, dict[str, Run]] = {title: {} for title in sets}
+    agreement: dict[str, list[tuple[float, bool]]] = {"int8": [], "int4": []}
+    train_s, fusions = [], []
+    for fold in range(1 if quick else FOLDS):
+        halves = [
+            one[np.flatnonzero(places[title] != fold).tolist()].split(HELD_OUT, most=MOST_HELD_OUT, seed=SEED)
+            for title, one in sets.items()
+        ]
+        started = time.perf_counter()
+        examples = [example for taught, _ in halves for example in taught.examples(seed=SEED)]
+        model = sentence_transformer()
+        floats = train_cross_encoder(model, examples, steps=2 if quick else STEPS, seed=SEED)
+        train_s.append(time.perf_counter() - started)
+        ways = {"int8": quantized(floats, 8), "int4": quantized(floats, 4), "float32": floats}
+        fusions.append(fit_fusion(ways["int8"], [held_out for _, held_out in halves]))
+        print(f"  fold {fold}: {train_s[-1]:.0f} s of {len(examples)} examples, {fusions[-1]}", flush=True)
+        for title, one in sets.items():
+            asked = np.flatnonzero(places[title] == fold)[: 3 if quick else ASKED].tolist()
+            for place, i in enumerate(asked):
+                few = ways if place < COMPARED else {"int8": ways["int8"]}
+                rank(one, i, collections[title], few, fusions[-1], runs[title], agreement)
+    rows = [compared(title, collections[title], found) for title, found in runs.items()]
+    agreements = [
+        shown({"bits": name, "tau": round(float(np.mean([tau for tau, _ in found])), 4),
+               "top_1": round(float(np.mean([same for _, same in found])), 4), "queries": len(found)})
+        for name, found in agreement.items()
+    ]  # fmt: skip
+    settings = {"folds": FOLDS, "steps": STEPS, "asked": ASKED, "compared": COMPARED, "depth": 50, "seed": SEED,
+                "train_s": [round(s) for s in train_s],
+                "weights": [round(one.weight, 5) for one in fusions]}  # fmt: skip
+    return {
+        "settings": settings,
+        "rows": rows,
+        "agreement": agreements,
+        "bars": [] if quick else bars(rows, agreements),
+    }
+
+
+def as_judgements(collection: JudgedCollection, encoder: SentenceEncoder) -> Judgements:
+    rows = {document: row for row, document in enumerate(collection.documents)}
+    grades = [{rows[d]: float(g) for d, g in collection.qrels[q].items() if d in rows} for q in collection.queries]
+    return Judgements.of(list(collection.queries.values()), list(collection.documents.values()), grades, encoder)
+
+
+def quantized(reranker: CrossEncoderReranker, bits: Any) -> CrossEncoderReranker:
+    return CrossEncoderReranker(reranker.network, plan=lowbit.Plan.default(bits), tokenizer=reranker.tokenizer)
+
+
+def rank(
+    one: Judgements,
+    i: int,
+    collection: JudgedCollection,
+    ways: Mapping[str, Reranker],
+    fusion: Interpolation,
+    runs: dict[str, Run],
+    agreement: dict[str, list[tuple[float, bool]]],
+) -> None:
+    """The orders of one query."""
+    query, names = list(collection.queries)[i], list(collection.documents)
+    rows = one.found.ids[i].tolist()
+    first = one.found.scores[i]
+    scores = {name: way.score(one.queries[i], [one.documents[row] for row in rows]) for name, way in ways.items()}
+    fused: dict[str, Fusion] = {"fused": fusion, "reciprocal rank": ReciprocalRank()}
+    orders = {"first stage": first, "alone": scores["int8"]}
+    orders |= {name: by.fuse(first, scores["int8"]) for name, by in fused.items()}
+    for name, values in orders.items():
+        order = np.argsort(-values, kind="stable")
+        runs.setdefault(name, {})[query] = [names[rows[place]] for place in order]
+    if "float32" in scores:
+        wanted = scores["float32"]
+        for name in ("int8", "int4"):
+            tau = float(kendalltau(wanted, scores[name]).statistic)
+            agreement[name].append((tau, bool(wanted.argmax() == scores[name].argmax())))
+
+
+def compared(title: str, collection: JudgedCollection, runs: dict[str, Run]) -> dict[str, Any]:
+    """nDCG@10 of each order, and what the fused one gains over the first stage, in points."""
+    asked = runs["first stage"]
+    qrels = {query: grades for query, grades in collection.qrels.items() if query in asked}
+    found = {name: evaluate(run, qrels, ["nDCG@10"])["nDCG@10"] for name, run in runs.items()}
+    row: dict[str, Any] = {"collection": title, "queries": len(judged_queries(qrels))}
+    row |= {name: round(float(values.mean()), 4) for name, values in found.items()}
+    gain = interval([100 * (found["fused"] - found["first stage"])])
+    return shown(row | {"gain": {name: round(value, 3) for name, value in gain.items()}})
+
+
+def bars(rows: list[dict[str, Any]], agreements: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    tau = {found["bits"]: found["tau"] for found in agreements}
+    raised = [row["collection"] for row in rows if row["gain"]["low"] > 0]
+    worst = min(rows, key=lambda row: row["gain"]["mean"])
+    least = worst["gain"]["mean"]
+    return [
+        bar("collections of four on which int8, fused, raises nDCG@10 beyond the interval", "at least 2",
+            f"{len(raised)}: {', '.join(raised)}", len(raised) >= 2),
+        bar("the least gain in points of nDCG@10", "no loss above 0.5", f"{least:+.2f} on {worst['collection']}",
+            least >= -0.5),
+        bar("Kendall's tau of int8 with float32", "at least .98", f"{tau['int8']:.4f}", tau["int8"] >= 0.98),
+        bar("Kendall's tau of 4 bits with float32", "at least .95", f"{tau['int4']:.4f}", tau["int4"] >= 0.95),
+    ]  # fmt: skip
