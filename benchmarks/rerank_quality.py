@@ -38,7 +38,7 @@ Run = dict[str, list[str]]  # query -> documents, best first
 def measured(quick: bool) -> dict[str, Any]:
     encoder = SentenceEncoder(sentence_transformer(), plan=lowbit.Plan.default(8))
     collections = judged(("med",) if quick else COLLECTIONS)
-    sets = {title: as_judgements(one, encoder) for title, one in collections.items()}
+    sets = {title: one.judgements(encoder) for title, one in collections.items()}
     places = {t: np.random.default_rng(SEED).permutation(len(one)) % FOLDS for t, one in sets.items()}
     runs: dict[str, dict[str, Run]] = {title: {} for title in sets}
     agreement: dict[str, list[tuple[float, bool]]] = {"int8": [], "int4": []}
@@ -76,12 +76,6 @@ def measured(quick: bool) -> dict[str, Any]:
         "agreement": agreements,
         "bars": [] if quick else bars(rows, agreements),
     }
-
-
-def as_judgements(collection: JudgedCollection, encoder: SentenceEncoder) -> Judgements:
-    rows = {document: row for row, document in enumerate(collection.documents)}
-    grades = [{rows[d]: float(g) for d, g in collection.qrels[q].items() if d in rows} for q in collection.queries]
-    return Judgements.of(list(collection.queries.values()), list(collection.documents.values()), grades, encoder)
 
 
 def quantized(reranker: CrossEncoderReranker, bits: Any) -> CrossEncoderReranker:

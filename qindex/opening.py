@@ -6,7 +6,8 @@ import qindex.encode.shards
 import qindex.index
 import qindex.lowbit.plan
 import qindex.lowbit.recipes
-import qindex.quantize  # noqa: F401
+import qindex.quantize
+import qindex.rerank.fusion  # noqa: F401
 from qindex import io
 from qindex.io import PathLike, verify
 

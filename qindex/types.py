@@ -440,9 +440,11 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class Reranker(Protocol):
-    """Scores documents for a query; larger is better."""
+    """Scores documents for a query. `qindex.rerank.rerank` orders hits by it; ours have it as a method."""
 
-    def score(self, query: str, documents: Sequence[str], /) -> NDArray[np.float32]: ...
+    def score(self, query: str, documents: Sequence[str], /) -> NDArray[np.float32]:
+        """(n,) numbers, larger is better; -inf for a document without text."""
+        ...
 
 
 def as_vectors(

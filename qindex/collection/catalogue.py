@@ -173,6 +173,11 @@ def replace_all(
     connection.executemany("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, ?)", passages)
 
 
+def read_texts(connection: sqlite3.Connection) -> list[str]:
+    """The texts of all passages, in the order of their ids."""
+    return [text for (text,) in connection.execute("SELECT text FROM passages ORDER BY id")]
+
+
 def read_passages(connection: sqlite3.Connection, ids: Iterable[int]) -> Iterator[tuple[str, Row]]:
     """The chosen passages, each with the path of its source. Raises FormatError for an id that is not there."""
     query = "SELECT sources.path, passages.* FROM passages JOIN sources ON sources.id = source WHERE passages.id = ?"

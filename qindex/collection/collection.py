@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import secrets
+import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,14 +127,23 @@ class Collection:
         """`search` for queries that the right encoder has encoded: (m, dim) floats."""
         matches = self.index.search(queries, k)
         with catalogue.reading(self.path) as connection:
-            if catalogue.active_segment(connection) != self.meta.segment:
-                raise ValueError(f"collection {self.path} was built anew since it was opened; open it again")
+            self._check_current(connection)
             wanted = np.unique(matches.ids[matches.ids >= 0]).tolist()
             found = {row.id: (source, row) for source, row in catalogue.read_passages(connection, wanted)}
         return [
             [_hit(*found[id], score) for id, score in zip(ids, scores, strict=True) if id >= 0]
             for ids, scores in zip(matches.ids.tolist(), matches.scores.tolist(), strict=True)
         ]
+
+    def texts(self) -> list[str]:
+        """The texts of all passages, in the order of `index.ids`."""
+        with catalogue.reading(self.path) as connection:
+            self._check_current(connection)
+            return catalogue.read_texts(connection)
+
+    def _check_current(self, connection: sqlite3.Connection) -> None:
+        if catalogue.active_segment(connection) != self.meta.segment:
+            raise ValueError(f"collection {self.path} was built anew since it was opened; open it again")
 
     def check_encoder(self, encoder: Encoder) -> None:
         """Raise ValueError unless `encoder` makes vectors of the space that the collection holds."""

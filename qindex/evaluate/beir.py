@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qindex.collection.sources import json_object
+from qindex.rerank.judgements import Judgements
+from qindex.types import Encoder
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +24,12 @@ class JudgedCollection:
     documents: dict[str, str]  # id -> text
     queries: dict[str, str]  # id -> text; each of them is judged
     qrels: dict[str, dict[str, int]]  # query id -> document id -> grade
+
+    def judgements(self, encoder: Encoder) -> Judgements:
+        """What a reranker learns from: queries and documents in their order here, and what `encoder` finds."""
+        rows = {document: row for row, document in enumerate(self.documents)}
+        grades = [{rows[d]: float(g) for d, g in self.qrels[query].items() if d in rows} for query in self.queries]
+        return Judgements.of(list(self.queries.values()), list(self.documents.values()), grades, encoder)
 
 
 def load_beir(folder: str | Path) -> JudgedCollection:

@@ -99,7 +99,6 @@ class CrossEncoderReranker:
         progress: bool | None = None,
     ) -> Reranked:
         """The k best of `hits`: see `qindex.rerank.rerank`. `fuse` is that of the reranker, unless one is told."""
-        fuse = self.fuse if fuse is None else fuse
         return rerank(self, query, hits, k, budget_ms=budget_ms, fuse=fuse, progress=progress)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -149,7 +148,7 @@ def _max_length(network: PreTrainedModel, tokenizer: Any, wanted: int | None) ->
     return wanted
 
 
-def _loaded(model: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
+def _loaded(model: Any, tokenizer: Any) -> tuple[Any, Any]:
     found: Any
     if isinstance(model, str | os.PathLike):
         if os.path.isfile(model):
@@ -168,7 +167,7 @@ def _loaded(model: Any, tokenizer: Any) -> tuple[PreTrainedModel, Any]:
         network, found = model, getattr(model, "tokenizer", None)
         if not isinstance(model, PreTrainedModel):
             network = getattr(model, "model", model)
-    if not isinstance(network, PreTrainedModel) or not hasattr(network.config, "num_labels"):
+    if not isinstance(network, PreTrainedModel) or not type(network).__name__.endswith("ForSequenceClassification"):
         raise TypeError(f"model must be a cross-encoder, got {type(network).__name__}")
     tokenizer = found if tokenizer is None else tokenizer
     if tokenizer is None:

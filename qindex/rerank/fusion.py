@@ -35,26 +35,29 @@ class Interpolation:
     """first + weight * min(reranked, ceiling), of scores as they stand.
 
     `weight` 0 keeps the order of the first stage. Scores of a reranker above `ceiling` count as if they were there, so
-    that reranking may stop once no other document can still come among the best; inf is no bound.
+    that reranking may stop once no other document can still come among the best; None is no bound.
     """
 
     weight: float
-    ceiling: float = math.inf
+    ceiling: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight >= 0):
             raise ValueError(f"weight must be finite and at least 0, got {self.weight}")
-        if math.isnan(self.ceiling):
-            raise ValueError("ceiling must be a number, or inf for no bound, got NaN")
+        if self.ceiling is not None and not math.isfinite(self.ceiling):
+            raise ValueError(f"ceiling must be finite, or None for no bound, got {self.ceiling}")
 
     def fuse(self, first: Scores, reranked: Scores) -> Scores:
         if self.weight == 0:
             return first.astype(np.float32)
-        counted = np.minimum(reranked, np.float32(self.ceiling))
+        counted = reranked if self.ceiling is None else np.minimum(reranked, np.float32(self.ceiling))
         return (first + np.float32(self.weight) * counted).astype(np.float32)
 
     def highest(self, first: float) -> float:
-        return first + self.weight * self.ceiling if self.weight else first
+        if self.weight and self.ceiling is None:
+            return math.inf
+        # By the same float32 steps as any other document, so that rounding takes none above it.
+        return float(self.fuse(np.array([first], np.float32), np.array([self.ceiling or 0.0], np.float32))[0])
 
     @classmethod
     def fit(

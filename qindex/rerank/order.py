@@ -40,6 +40,8 @@ def rerank(
 ) -> Reranked:
     """The k best of `hits` by the scores of `reranker`, or by what `fuse` makes of them and the scores of the hits.
 
+    A reranker may have a `fuse` of its own, which holds if none is told here.
+
     A hit's `stages["reranker"]` is what it was scored; its `score` is what it is ordered by. Equal scores keep the
     order that hits came in, which is that of their scores, best first.
 
@@ -51,6 +53,7 @@ def rerank(
     Raises ValueError for an empty query, k < 1, a budget that is not positive, and hits that are not best first.
     """
     first = _checked(query, hits, k, budget_ms)
+    fuse = getattr(reranker, "fuse", None) if fuse is None else fuse
     deadline = None if budget_ms is None else time.perf_counter() + budget_ms / 1e3 - _RESERVE_S
     scores = np.empty(0, np.float32)
     bar = tqdm(total=len(hits), desc="rerank", unit="document", disable=not _shown(progress, len(hits)))

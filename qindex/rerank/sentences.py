@@ -9,10 +9,13 @@ _FEWEST_LEFT = 8  # words of what is to answer it
 def title_and_rest(document: str) -> tuple[str, str] | None:
     """The first line of a document, or else its first sentence, and the document without it; None where neither fits.
 
-    Where the beginning comes again, as a title often does in the text, it is left out there too.
+    Lines of a word or two before it, such as a name, belong to the rest. Where the beginning comes again, as a title
+    often does in the text, it is left out there too.
     """
-    line, _, rest = document.strip().partition("\n")
-    beginning = line if rest and _fits(line) else _first_sentence(document)
+    lines = document.strip().splitlines()
+    while len(lines) > 1 and len(lines[0].split()) < _FEWEST:
+        del lines[0]
+    beginning = lines[0] if len(lines) > 1 and _fits(lines[0]) else _first_sentence("\n".join(lines))
     if not _fits(beginning):
         return None
     left = " ".join(document.replace(beginning, " ").split())

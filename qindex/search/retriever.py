@@ -1,4 +1,4 @@
-"""Questions in, texts out: an encoder, an index and the texts behind its ids."""
+"""Questions in, texts out: an encoder, an index, the texts behind its ids, and a reranker for the best of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,12 @@ from typing import Any
 import numpy as np
 
 from qindex.index.allow import Allow
-from qindex.types import Encoder, Hit, Index, as_texts
+from qindex.rerank.fusion import Fusion
+from qindex.rerank.order import rerank
+from qindex.types import Encoder, Hit, Index, Reranker, as_texts
+
+# Hits of the index that a reranker reads, unless that is told.
+DEPTH = 50
 
 
 class Retriever:
@@ -14,6 +19,9 @@ class Retriever:
 
     `texts[i]`, and `metadata[i]` if given, belong to `index.ids[i]`. Both are taken as they stand now: after adding
     to the index or removing from it, make a new Retriever.
+
+    A `reranker` reads the best hits of the index and puts them in its order, or in that of `fuse` where one is given or
+    the reranker has one.
 
     Raises ValueError where their numbers differ, or where encoder and index differ in dim.
     """
@@ -25,7 +33,11 @@ class Retriever:
         texts: Sequence[str],
         *,
         metadata: Sequence[Mapping[str, Any]] | None = None,
+        reranker: Reranker | None = None,
+        fuse: Fusion | None = None,
     ) -> None:
+        if fuse is not None and reranker is None:
+            raise ValueError("fuse must come with a reranker, whose scores it takes, got none")
         self._texts = as_texts(texts)
         if len(self._texts) != len(index):
             raise ValueError(
@@ -43,21 +55,45 @@ class Retriever:
         self._encoder = encoder
         self._index = index
         self._metadata = metadata
+        self._reranker = reranker
+        self._fuse = fuse
         self._order = np.argsort(index.ids)
         self._sorted_ids = index.ids[self._order]
 
-    def search(self, texts: Sequence[str], k: int = 10, *, allow: Allow | None = None) -> list[list[Hit]]:
+    def search(
+        self,
+        texts: Sequence[str],
+        k: int = 10,
+        *,
+        allow: Allow | None = None,
+        depth: int | None = None,
+        budget_ms: float | None = None,
+    ) -> list[list[Hit]]:
         """The `k` best texts for each question, best first; fewer where the index or `allow` has fewer.
 
-        `allow` restricts the answers as in the index's own `search`. Raises TypeError for a bare string.
+        `allow` restricts the answers as in the index's own `search`. A reranker reads the `depth` best hits (50 if that
+        is not told, at least k) of each question, within `budget_ms` for each: its hits are `qindex.rerank.Reranked`,
+        which tell whether the budget was enough. Raises TypeError for a bare string, ValueError for `depth` or
+        `budget_ms` without a reranker.
         """
         questions = as_texts(texts)
+        if self._reranker is None and (depth is not None or budget_ms is not None):
+            raise ValueError("depth and budget_ms are for a reranker: make the Retriever with one")
+        if depth is not None and depth < k:
+            raise ValueError(f"depth must be at least k, {k}, got {depth}")
         if not questions:
             return []
-        ids, scores = self._index.search(self._encoder.encode_query(questions), k, allow=allow)
-        return [
+        n = k if self._reranker is None else max(k, depth or DEPTH)
+        ids, scores = self._index.search(self._encoder.encode_query(questions), n, allow=allow)
+        found = [
             [self._hit(id, score) for id, score in zip(*row, strict=True) if id >= 0]
             for row in zip(ids.tolist(), scores.tolist(), strict=True)
+        ]
+        if self._reranker is None:
+            return found
+        return [
+            rerank(self._reranker, question, hits, k, budget_ms=budget_ms, fuse=self._fuse, progress=False)
+            for question, hits in zip(questions, found, strict=True)
         ]
 
     def _hit(self, id: int, score: float) -> Hit:

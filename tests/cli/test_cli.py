@@ -193,3 +193,35 @@ def test_estimate_names_what_it_does_not_know():
         "estimate", "--n", 9, "--dim", 8, "--index", "tree"
     )
     assert "quantizer must be one of float32" in fails("estimate", "--n", 9, "--dim", 8, "--quantizer", "int3")
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory):
+    """A collection that is large enough to train on, and a reranker of one step."""
+    folder = tmp_path_factory.mktemp("animals")
+    names = ("cat", "dog", "horse", "cow", "duck", "goose", "sheep", "goat", "fox", "wolf", "bear", "mole")
+    for name in names:
+        text = f"What the {name} does\n\nEvery {name} eats in the morning and sleeps through most of the cold nights."
+        (folder / f"{name}.txt").write_text(text)
+    assert run("index", folder, "--out", folder / "out").exit_code == 0
+    result = run("train-reranker", folder / "out", "--out", folder / "reranker.qindex", "--steps", 1)
+    assert result.exit_code == 0, result.stderr
+    assert re.match(r".*reranker.qindex: \d+\.\d MB, trained in \d+ s; Interpolation\(weight=", result.stdout)
+    return folder
+
+
+@needs_model
+def test_a_trained_reranker_orders_what_a_search_prints(animals):
+    command = ("search", animals / "out", "where does the fox sleep?", "-k", 3)
+    result = run(*command, "--rerank", animals / "reranker.qindex", "--timing", "--budget-ms", 5000)
+    assert result.exit_code == 0, result.stderr
+    assert len(re.findall(r"^  \d  ", result.stdout, re.MULTILINE)) == 3
+    assert re.search(r"ms  loading the reranker\n +\d+\.\d ms  reranking\n", result.stdout)
+
+
+@needs_model
+def test_options_of_a_reranker_without_one_are_refused(animals):
+    assert "--depth and --budget-ms are for --rerank" in fails("search", animals / "out", "fox", "--depth", 5)
+    out = animals / "other.qindex"
+    assert "bits must be 8 or 4, got 3" in fails("train-reranker", animals / "out", "--out", out, "--bits", 3)
+    assert not out.exists()

@@ -3,6 +3,7 @@ import pytest
 
 from qindex.index.flat import FlatIndex
 from qindex.quantize import Float32
+from qindex.rerank import Interpolation
 from qindex.search.retriever import Retriever
 from qindex.types import Hit
 
@@ -89,3 +90,39 @@ def test_an_index_that_has_grown_is_noticed(index):
     index.add(WordEncoder().encode_document(["dog " * 9]), ids=[99])
     with pytest.raises(ValueError, match="id 99, which has no text"):
         retriever.search(["dog"])
+
+
+class LongestFirst:
+    """A reranker that likes long texts."""
+
+    def score(self, query, documents):
+        return np.array([len(document) for document in documents], np.float32)
+
+
+def test_a_reranker_orders_the_hits_of_the_index(index):
+    retriever = Retriever(WordEncoder(), index, TEXTS, reranker=LongestFirst())
+    [hits] = retriever.search(["cat"], k=2)
+    assert [hit.text for hit in hits] == ["the dog and the cat", "sea and sky"]
+    assert hits[0].stages == {"index": 1.0, "reranker": 19.0}
+    assert not hits.partial
+
+
+def test_depth_says_how_many_hits_the_reranker_reads(index):
+    retriever = Retriever(WordEncoder(), index, TEXTS, reranker=LongestFirst())
+    assert [hit.text for hit in retriever.search(["sea"], k=1, depth=1)[0]] == ["sea and sky"]
+
+
+def test_a_fusion_keeps_what_the_index_found(index):
+    retriever = Retriever(WordEncoder(), index, TEXTS, reranker=LongestFirst(), fuse=Interpolation(0.0))
+    assert [hit.text for hit in retriever.search(["sea"], k=1)[0]] == ["sea and sky"]
+
+
+def test_settings_of_a_reranker_without_one_are_refused(index):
+    with pytest.raises(ValueError, match="fuse must come with a reranker"):
+        Retriever(WordEncoder(), index, TEXTS, fuse=Interpolation(1.0))
+    retriever = Retriever(WordEncoder(), index, TEXTS)
+    for setting in ({"depth": 5}, {"budget_ms": 100}):
+        with pytest.raises(ValueError, match="depth and budget_ms are for a reranker"):
+            retriever.search(["sea"], k=1, **setting)
+    with pytest.raises(ValueError, match="depth must be at least k, 3, got 2"):
+        Retriever(WordEncoder(), index, TEXTS, reranker=LongestFirst()).search(["sea"], k=3, depth=2)
