@@ -141,7 +141,9 @@ def _timed(reranker: Reranker, query: str, documents: list[str]) -> NDArray[np.f
     started = time.perf_counter()
     scores = np.asarray(reranker.score(query, documents), np.float32)
     if scores.shape != (len(documents),):
-        raise ValueError(f"score must give ({len(documents)},) numbers, got {scores.shape} by {type(reranker).__name__}")
+        raise ValueError(
+            f"score must give ({len(documents)},) numbers, got {scores.shape} by {type(reranker).__name__}"
+        )
     n = sum(len(query) + len(document) for document in documents)
     found = (time.perf_counter() - started) / n
     before = _pace.get(reranker)
