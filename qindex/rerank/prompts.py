@@ -64,7 +64,8 @@ class Prompts:
 
     def ask(self, query: str) -> Asked:
         """Raises ValueError for a query without a token."""
-        tokens = self._filled("query", query)[: self._room // 2]
+        most = min(self._room // 2, self._room - self._documents)
+        tokens = self._filled("query", query)[: max(1, most)]
         if not tokens:
             raise ValueError(f"query must have a token at least, got {query!r}")
         pieces = [tokens if piece == "query" else piece for piece in self._text]

@@ -22,7 +22,10 @@ def tokenizer(*, chat: bool = True, bos: bool = False) -> Any:
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=500, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=500,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     texts = [*(template.text for template in TEMPLATES.values()), *WORDS]
     model.train_from_iterator([text for text in texts for _ in range(3)], trainer)
