@@ -30,7 +30,8 @@ class KeyValueCache(DynamicCache):
     @property
     def nbytes(self) -> int:
         """Bytes of the tokens seen; buffers have room for up to twice as many, or for a first few."""
-        parts = (getattr(layer, name, None) for layer in self.layers for name in Int8Layer.names)
+        used = [layer for layer in self.layers if getattr(layer, "is_initialized", False)]
+        parts = (getattr(layer, name, None) for layer in used for name in Int8Layer.names)
         return sum(part.nbytes for part in parts if part is not None)
 
 

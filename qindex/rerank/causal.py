@@ -36,13 +36,14 @@ class CausalReranker:
         hits = reranker.rerank(query, hits, k=10)
 
     `model` is a causal network of transformers with its `tokenizer`, the name of one or its folder (where a .gguf file
-    may be), or a file of `lowbit.save`. `plan` quantizes it; without one it stays in float32. Either way a document has
-    the same bits alone and beside any others. A listwise template is the exception: there, documents compete.
+    may be, or that file), or a file of `lowbit.save`. `plan` quantizes it; without one it stays in float32. Either way,
+    on the CPU, a document has the same bits alone and beside any others. A listwise template is the exception: there,
+    documents compete.
 
     What comes before the document in a prompt is read once for all documents of a query; `cache` is how its keys and
     values are kept, "int8" in a quarter of the memory. Prompts of more than `max_length` tokens lose the ends of their
     documents; the default is 2048, or what the model can read if that is less. `instruction` takes the place of that
-    of the template.
+    of the template. `network` is what runs, for `lowbit.report` and `lowbit.save`.
 
     Raises ValueError for a template that does not fit the tokenizer or `max_length`, and for a plan where the model is
     quantized already.
@@ -65,11 +66,11 @@ class CausalReranker:
         network, tokenizer = _loaded(model, tokenizer)
         # Before weights are quantized, which takes long.
         self._prompts = Prompts(self.template, tokenizer, _length(network, max_length), instruction)
-        network = _quantized(network, plan)
+        self.network = _quantized(network, plan, tokenizer)
+        self._head = heads.head_of(self.network)
+        self._continuations = Continuations(backbone_of(self.network), cache)
         if device is not None:
-            nn.Module.to(network, device)
-        self._head = heads.head_of(network)
-        self._continuations = Continuations(backbone_of(network), cache)
+            nn.Module.to(self.network, device)
         if self._prompts.answers:
             self._weights, self._biases = heads.rows(self._head, self._prompts.answers)
 
@@ -152,13 +153,15 @@ def _loaded(model: PreTrainedModel | PathLike, tokenizer: Any) -> tuple[PreTrain
         if tokenizer is None:
             raise ValueError(f"tokenizer must be given with a {type(model).__name__} that brings none, got None")
         return model, tokenizer
-    if Path(model).is_file():
+    path = Path(model)
+    if path.is_file() and path.suffix != ".gguf":
         network = network_of(lowbit.load(model))
         return _loaded(network, tokenizer)
     options: dict[str, str] = {}
-    if weights := sorted(Path(model).glob("*.gguf")):
+    if weights := [path] if path.is_file() else sorted(path.glob("*.gguf")):
         if len(weights) > 1:
-            raise ValueError(f"model must be a folder with one .gguf file, got {len(weights)} in {model}")
+            raise ValueError(f"model must be a folder with one .gguf file, or one of its {len(weights)}, got {model}")
+        model = path.parent if path.is_file() else path
         options["gguf_file"] = weights[0].name
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(model, **options)
@@ -174,9 +177,9 @@ def _length(network: PreTrainedModel, max_length: int | None) -> int:
     return max_length
 
 
-def _quantized(network: PreTrainedModel, plan: lowbit.Plan | None) -> PreTrainedModel:
+def _quantized(network: PreTrainedModel, plan: lowbit.Plan | None, tokenizer: Any) -> PreTrainedModel:
     if not isinstance(backbone_of(network), Packs):
-        made: PreTrainedModel = lowbit.quantize(network, plan or lowbit.Plan.of({"*": "float32"}))
+        made: PreTrainedModel = lowbit.quantize(network, plan or lowbit.Plan.of({"*": "float32"}), tokenizer=tokenizer)
         return made
     if plan is not None:
         raise ValueError("plan must be None for a model that is quantized already, got one: pass the model in floats")

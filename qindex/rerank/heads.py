@@ -43,7 +43,7 @@ def rows(head: QuantLinear, tokens: Sequence[int]) -> tuple[NDArray[np.float32],
 
 def dot(state: torch.Tensor, weight: NDArray[np.float32]) -> float:
     """A state (d,) times a row of a head, added up in float64."""
-    return float((state.numpy().astype(np.float64) * weight).sum())
+    return float((state.numpy(force=True).astype(np.float64) * weight).sum())
 
 
 def log_likelihoods(head: QuantLinear, states: torch.Tensor, tokens: Sequence[int]) -> NDArray[np.float64]:

