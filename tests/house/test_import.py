@@ -20,6 +20,8 @@ MODULES = [
     ".index",
     ".lowbit",
     ".lowbit.plan",
+    ".rerank",
+    ".rerank.templates",
     ".kernels",
     ".opening",
     ".encode.sentence",

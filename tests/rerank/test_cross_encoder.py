@@ -134,7 +134,7 @@ def test_a_cross_encoder_of_sentence_transformers_is_taken_as_it_is(tmp_path):
         (lambda r: r.score(" ", DOCUMENTS), ValueError, "query must hold some text"),
         (lambda r: r.score(QUERY, "one"), TypeError, "documents must be a sequence of strings, got one string"),
         (lambda r: r.score([QUERY], DOCUMENTS), TypeError, "query must be one string, got list"),
-        (lambda r: CrossEncoderReranker(network(3), tokenizer=tokenizer()), ValueError, "one label, or two.*got 3"),
+        (lambda r: CrossEncoderReranker(network(3), tokenizer=tokenizer()), ValueError, r"one label, or two.*got 3"),
         (lambda r: CrossEncoderReranker(network()), ValueError, "tokenizer must come with a network"),
         (lambda r: CrossEncoderReranker("no/such/folder"), ValueError, "model must be a file of a reranker, a folder"),
         (lambda r: CrossEncoderReranker(torch.nn.Linear(2, 2)), TypeError, "must be a cross-encoder, got Linear"),
@@ -153,5 +153,5 @@ def test_what_cannot_be_scored_is_refused(eight, call, error, message):
 def test_a_file_of_another_model_is_refused(tmp_path):
     backbone = transformers.BertModel(network().config)
     lowbit.save(lowbit.quantize(backbone, EIGHT), tmp_path / "backbone.qindex", tokenizer())
-    with pytest.raises(TypeError, match="model must be a cross-encoder, got .*BertModel"):
+    with pytest.raises(TypeError, match=r"model must be a cross-encoder, got .*BertModel"):
         CrossEncoderReranker(tmp_path / "backbone.qindex")

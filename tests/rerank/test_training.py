@@ -114,7 +114,7 @@ COLOURS = ("red", "green", "blue", "black", "white", "yellow", "brown", "grey")
 EXAMPLES = [
     Example(f"what is {c}", f"this is {c} all over", tuple(f"this is {o} all over" for o in COLOURS if o != c))
     for c in COLOURS
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
