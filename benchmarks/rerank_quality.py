@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.stats import kendalltau
 
 from bars import bar
@@ -43,6 +44,7 @@ def measured(quick: bool) -> dict[str, Any]:
     runs: dict[str, dict[str, Run]] = {title: {} for title in sets}
     agreement: dict[str, list[tuple[float, bool]]] = {"int8": [], "int4": []}
     train_s, fusions = [], []
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # to train on
     for fold in range(1 if quick else FOLDS):
         halves = [
             one[np.flatnonzero(places[title] != fold).tolist()].split(HELD_OUT, most=MOST_HELD_OUT, seed=SEED)
@@ -51,7 +53,7 @@ def measured(quick: bool) -> dict[str, Any]:
         started = time.perf_counter()
         examples = [example for taught, _ in halves for example in taught.examples(seed=SEED)]
         model = sentence_transformer()
-        floats = train_cross_encoder(model, examples, steps=2 if quick else STEPS, seed=SEED)
+        floats = train_cross_encoder(model, examples, steps=2 if quick else STEPS, device=device, seed=SEED)
         train_s.append(time.perf_counter() - started)
         ways = {"int8": quantized(floats, 8), "int4": quantized(floats, 4), "float32": floats}
         fusions.append(fit_fusion(ways["int8"], [held_out for _, held_out in halves]))
@@ -68,7 +70,7 @@ def measured(quick: bool) -> dict[str, Any]:
         for name, found in agreement.items()
     ]  # fmt: skip
     settings = {"folds": FOLDS, "steps": STEPS, "asked": ASKED, "compared": COMPARED, "depth": 50, "seed": SEED,
-                "train_s": [round(s) for s in train_s],
+                "trained_on": device, "train_s": [round(s) for s in train_s],
                 "weights": [round(one.weight, 5) for one in fusions]}  # fmt: skip
     return {
         "settings": settings,

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
-DEMO_STEPS = 60
-
 QUANTIZERS: dict[str, tuple[Quantizer, Quantizer | None]] = {  # and rescore
     "float32": (Float32(), None),
     "float16": (Float16(), None),
@@ -221,6 +219,7 @@ def demo(
         "qindex-demo"
     ),
     limit: Annotated[int, typer.Option(min=50, help="How many docstrings.")] = 3000,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to train the reranker for.")] = 60,
 ) -> None:
     """Index the documentation strings of the installed packages, ask, rerank, and compare the quantizers."""
     from qindex import kernels
@@ -240,10 +239,10 @@ def demo(
         print(f"\n{question}")
         _print_hits(hits, max_lines=2)
 
-    print(f"\nTraining a small reranker on the passages themselves, {DEMO_STEPS} steps of 32 pairs.", flush=True)
+    print(f"\nTraining a small reranker on the passages themselves, {steps} steps of 32 pairs.", flush=True)
     start = time.perf_counter()
-    reranker = _trained(collection.texts(), [], DEFAULT_MODEL, DEMO_STEPS, 8, 0)
-    file = out.with_name(f"{out.name}-reranker.qindex")
+    reranker = _trained(collection.texts(), [], DEFAULT_MODEL, steps, 8, 0)
+    file = out / "reranker.qindex"
     reranker.save(file)
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB in 8 bits, in {time.perf_counter() - start:.1f} s")
     for question, hits in zip(QUESTIONS, collection.search(QUESTIONS, 50, encoder=encoder), strict=True):

@@ -101,7 +101,7 @@ def same_threads():
 @needs_model
 @pytest.mark.usefixtures("same_threads")
 def test_the_demo_answers_and_compares_every_quantizer(tmp_path):
-    result = run("demo", "--out", tmp_path / "demo", "--limit", 150)
+    result = run("demo", "--out", tmp_path / "demo", "--limit", 150, "--steps", 1)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.count("?\n") >= 1
     rows = dict(re.findall(r"^(\S+) +\d+ +([01]\.\d{3}) +\d+$", result.stdout, re.MULTILINE))
