@@ -31,7 +31,7 @@ from timing import shown
 FOLDS, STEPS, SEED = 3, 200, 0
 HELD_OUT, MOST_HELD_OUT = 0.2, 50  # of the queries to learn from, for the fusion
 ASKED = 100  # queries of a collection and fold at most
-COMPARED = 25  # of which so many in float32 and 4 bits
+COMPARED = 10  # of which so many in float32 and 4 bits
 
 Run = dict[str, list[str]]  # query -> documents, best first
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from qindex.lowbit import Plan
 from qindex.rerank.cross_encoder import CrossEncoderReranker
@@ -127,15 +127,17 @@ def train_cross_encoder(
 
 
 def _with_head(model: Any) -> tuple[Any, Any]:
+    """The network of an encoder with a head for one number, whose weights are random."""
     if isinstance(model, str | os.PathLike):
-        network = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32)
-        return network, AutoTokenizer.from_pretrained(model)
-    backbone = model[0].auto_model
+        backbone = AutoModel.from_pretrained(model, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    else:
+        backbone, tokenizer = model[0].auto_model, model.tokenizer
     config = copy.deepcopy(backbone.config)
     config.num_labels = 1
     network = AutoModelForSequenceClassification.from_config(config)
     network.base_model.load_state_dict(backbone.state_dict(), strict=False)
-    return network.float(), model.tokenizer
+    return network.float(), tokenizer
 
 
 def _share_of_rate(step: int, steps: int) -> float:
