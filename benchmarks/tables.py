@@ -15,6 +15,7 @@ import tables_gpu
 import tables_kernels
 import tables_lowbit
 import tables_quality
+import tables_rerank
 from environment import RESULTS
 from table_text import code, measured, table
 
@@ -77,7 +78,7 @@ def scan(result: dict[str, Any]) -> str:
 
 
 # Tables that show more than one section.
-WHOLE = ("gpu.topk", "gpu.linear", "lowbit.bars")
+WHOLE = ("gpu.topk", "gpu.linear", "lowbit.bars", "rerank.bars")
 
 TABLES = {
     "ann": tables_ann.short,
@@ -109,6 +110,11 @@ TABLES = {
     "lowbit.quality": tables_lowbit.quality,
     "lowbit.encode": tables_lowbit.encode,
     "lowbit.causal": tables_lowbit.causal,
+    "rerank.bars": tables_rerank.bars,
+    "rerank.quality": tables_rerank.quality,
+    "rerank.speed": tables_rerank.speed,
+    "rerank.budget": tables_rerank.budget,
+    "rerank.causal": tables_rerank.causal,
     "gpu.topk": tables_gpu.topk,
     "gpu.linear": tables_gpu.linear,
 }

@@ -1,4 +1,4 @@
-"""qindex: quantized embeddings and retrieval. Encode text, squeeze the vectors into few bits, search them.
+"""qindex: quantized embeddings and retrieval. Encode text, squeeze the vectors into few bits, search them, rerank.
 
 Names are resolved when they are first used, so that `import qindex` loads neither numba nor torch.
 """
@@ -28,13 +28,16 @@ if TYPE_CHECKING:
         RaBitQ,
         Spectral,
     )
+    from qindex.rerank import CausalReranker, CrossEncoderReranker
     from qindex.search.retriever import Retriever
     from qindex.transform import OPQ, PCA, Center, Rotation, Standardize, Truncate, Whiten
 
 _HOMES = {
     "Binary": "qindex.quantize",
+    "CausalReranker": "qindex.rerank",
     "Center": "qindex.transform",
     "Chain": "qindex.quantize",
+    "CrossEncoderReranker": "qindex.rerank",
     "FlatIndex": "qindex.index",
     "Float8": "qindex.quantize",
     "Float16": "qindex.quantize",
@@ -66,8 +69,10 @@ __all__ = [
     "OPQ",
     "PCA",
     "Binary",
+    "CausalReranker",
     "Center",
     "Chain",
+    "CrossEncoderReranker",
     "FlatIndex",
     "Float8",
     "Float16",

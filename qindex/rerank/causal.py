@@ -74,6 +74,11 @@ class CausalReranker:
         if self._prompts.answers:
             self._weights, self._biases = heads.rows(self._head, self._prompts.answers)
 
+    @property
+    def compares(self) -> bool:
+        """Whether documents compete, so that all must be scored at once."""
+        return self.template.kind == "listwise"
+
     def score(self, query: str, documents: Sequence[str]) -> Scores:
         """(n,) float32, larger is better; -inf for documents without text.
 
@@ -94,16 +99,7 @@ class CausalReranker:
         fuse: Fusion | None = None,
         progress: bool | None = None,
     ) -> order.Reranked:
-        """The k best hits by their scores, or what `fuse` makes of them: see `rerank.rerank`.
-
-        Raises ValueError as it does, and for a listwise template with a budget or a bounded `fuse`: places of some
-        documents say nothing about the others.
-        """
-        if self.template.kind == "listwise" and (budget_ms is not None or _is_bounded(fuse)):
-            raise ValueError(
-                "budget_ms must be None, and fuse without a bound, for a listwise template, which puts all documents "
-                "in order at once: pass fewer hits, or use another template"
-            )
+        """The k best of `hits`: see `qindex.rerank.rerank`. A listwise template has no budget and no bounded `fuse`."""
         return order.rerank(self, query, hits, k, budget_ms=budget_ms, fuse=fuse, progress=progress)
 
     def _score(self, query: str, documents: Sequence[str]) -> Scores:
@@ -184,7 +180,3 @@ def _quantized(network: PreTrainedModel, plan: lowbit.Plan | None, tokenizer: An
     if plan is not None:
         raise ValueError("plan must be None for a model that is quantized already, got one: pass the model in floats")
     return network
-
-
-def _is_bounded(fuse: Fusion | None) -> bool:
-    return fuse is not None and bool(np.isfinite(fuse.highest(0.0)))

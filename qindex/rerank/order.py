@@ -50,10 +50,16 @@ def rerank(
     first stage and no `stages["reranker"]`, and `partial` is set, even if not a single document could be scored. With a
     `fuse` that is bounded, scoring ends once no other hit can come among the k best.
 
-    Raises ValueError for an empty query, k < 1, a budget that is not positive, and hits that are not best first.
+    Raises ValueError for an empty query, k < 1, a budget that is not positive, hits that are not best first, and for a
+    reranker that must have all documents before it (`compares`) with a budget or a bounded `fuse`.
     """
     first = _checked(query, hits, k, budget_ms)
     fuse = getattr(reranker, "fuse", None) if fuse is None else fuse
+    if getattr(reranker, "compares", False) and (budget_ms is not None or (fuse is not None and _bounded(fuse))):
+        raise ValueError(
+            "budget_ms must be None, and fuse without a bound, for a reranker that puts all documents in order at "
+            "once: pass fewer hits, or take another reranker"
+        )
     deadline = None if budget_ms is None else time.perf_counter() + budget_ms / 1e3 - _RESERVE_S
     scores = np.empty(0, np.float32)
     bar = tqdm(total=len(hits), desc="rerank", unit="document", disable=not _shown(progress, len(hits)))

@@ -1,0 +1,91 @@
+"""Documents a second of a MiniLM cross-encoder: section `speed` of rerank.py."""
+
+import copy
+import statistics
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from bars import bar, invariant
+from lowbit_models import passages, sentence_transformer
+from qindex import lowbit
+from qindex.rerank import CrossEncoderReranker
+from timing import medians, shown
+
+DOCUMENTS, LOW, HIGH, ROUNDS = 50, 130, 170, 7
+QUERY = "what similarity laws must be obeyed when constructing aeroelastic models of heated high speed aircraft"
+
+
+def measured(quick: bool) -> dict[str, Any]:
+    model = sentence_transformer()
+    documents = passages(8 if quick else DOCUMENTS, model.tokenizer, LOW, HIGH)
+    tokens = statistics.mean(len(pair) for pair in model.tokenizer([QUERY] * len(documents), documents)["input_ids"])
+    network = _network(model)
+    plans = {name: lowbit.Plan.default(bits) for name, bits in (("qindex int8", 8), ("qindex int4", 4))}
+    ours = {name: CrossEncoderReranker(network, plan=plan, tokenizer=model.tokenizer) for name, plan in plans.items()}
+    theirs = {
+        "torch float32": network,
+        "torch bf16": copy.deepcopy(network).to(torch.bfloat16),
+        "torch dynamic int8": _dynamic(network),
+    }
+    calls: dict[str, Any] = {name: lambda _, one=one: one.score(QUERY, documents) for name, one in ours.items()}
+    calls |= {name: lambda _, one=one: _predict(one, model.tokenizer, documents) for name, one in theirs.items()}
+    seconds = medians(calls, 1 if quick else ROUNDS)
+    rows = [
+        shown({"name": name, "documents_per_s": round(len(documents) / seconds[name], 1),
+               "ratio": round(seconds["torch float32"] / seconds[name], 3),
+               "bytes": _bytes(ours.get(name), theirs.get(name))})
+        for name in calls
+    ]  # fmt: skip
+    ratio = {row["name"]: row["ratio"] for row in rows}["qindex int8"]
+
+    def scored(some: list[str]) -> Any:
+        return ours["qindex int8"].score(QUERY, some)
+
+    bars = [
+        bar("documents a second in int8, by torch float32's", "at least 2.5x", f"{ratio:.2f}x", ratio >= 2.5),
+        bar("a document's score alone, among any others and in any order, 1 or 2 threads", "equal to the bit",
+            *invariant(scored, documents)),
+    ]  # fmt: skip
+    settings = {"documents": len(documents), "tokens": round(tokens, 1), "rounds": ROUNDS}
+    return {"settings": settings, "rows": rows, "bars": [] if quick else bars}
+
+
+def _network(model: Any) -> Any:
+    """MiniLM with a head, whose weights do not matter here."""
+    torch.manual_seed(0)
+    backbone = model[0].auto_model
+    config = copy.deepcopy(backbone.config)
+    config.num_labels = 1
+    network = AutoModelForSequenceClassification.from_config(config)
+    network.base_model.load_state_dict(backbone.state_dict(), strict=False)
+    return network.eval()
+
+
+def _dynamic(network: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.ao.quantization.quantize_dynamic(copy.deepcopy(network), {torch.nn.Linear}, torch.qint8)
+
+
+def _predict(network: Any, tokenizer: Any, documents: list[str], batch: int = 32) -> Any:
+    order = np.argsort([len(document) for document in documents], kind="stable").tolist()
+    scores = np.empty(len(documents), np.float32)
+    for start in range(0, len(order), batch):
+        some = order[start : start + batch]
+        pairs = tokenizer(
+            [QUERY] * len(some), [documents[i] for i in some], padding=True, truncation=True, return_tensors="pt"
+        )
+        scores[some] = network(**pairs).logits[:, 0].float().numpy()
+    return scores
+
+
+def _bytes(ours: CrossEncoderReranker | None, theirs: Any) -> int:
+    if ours is not None:
+        return lowbit.report(ours.network).nbytes
+    found = sum(p.nbytes for p in theirs.parameters())
+    packed = [m for m in theirs.modules() if hasattr(m, "_packed_params")]
+    return found + sum(m.weight().numel() + 4 * m.out_features for m in packed)
