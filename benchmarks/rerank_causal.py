@@ -12,7 +12,7 @@ from qindex.rerank import CausalReranker
 from quality_data import judged
 from timing import shown
 
-ASKED, CANDIDATES, SEED = 60, 10, 0
+ASKED, CANDIDATES, SEED = 40, 10, 0
 RECIPES = ("float32", "int8", "mxint8", "int4", "nf4", "int3", "int2")
 
 
