@@ -87,5 +87,5 @@ def _bytes(ours: CrossEncoderReranker | None, theirs: Any) -> int:
     if ours is not None:
         return lowbit.report(ours.network).nbytes
     found = sum(p.nbytes for p in theirs.parameters())
-    packed = [m for m in theirs.modules() if hasattr(m, "_packed_params")]
+    packed = [m for m in theirs.modules() if isinstance(m, torch.ao.nn.quantized.dynamic.Linear)]
     return found + sum(m.weight().numel() + 4 * m.out_features for m in packed)
