@@ -84,7 +84,9 @@ def encoder_peers(model: Any) -> Iterator[Encoder]:
     tables = sum(e.weight.numel() for e in network.modules() if isinstance(e, torch.nn.Embedding))
     yield Encoder("torch float32", 4 * weights, _torch(model))
     yield Encoder("torch bf16", 2 * weights, _torch(copy.deepcopy(model).to(torch.bfloat16)))
-    yield Encoder("torch dynamic int8", weights - tables + 4 * tables, _torch(_dynamic(copy.deepcopy(model))))
+    rounded = copy.deepcopy(model)
+    rounded[0].model = dynamic(rounded[0].auto_model)
+    yield Encoder("torch dynamic int8", weights - tables + 4 * tables, _torch(rounded))
     if all(map(find_spec, ("onnx", "onnxruntime"))):
         with tempfile.TemporaryDirectory() as folder:
             files = _onnx_files(network, Path(folder))
@@ -100,12 +102,11 @@ def _torch(model: Any) -> Encode:
     )
 
 
-def _dynamic(model: Any) -> Any:
+def dynamic(network: Any) -> Any:
+    """A copy whose linear layers have weights in int8, and round what they are given."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        network = torch.ao.quantization.quantize_dynamic(model[0].auto_model, {torch.nn.Linear}, torch.qint8)
-    model[0].model = network
-    return model
+        return torch.ao.quantization.quantize_dynamic(network, {torch.nn.Linear}, torch.qint8)
 
 
 class _Plain(torch.nn.Module):

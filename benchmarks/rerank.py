@@ -2,7 +2,7 @@
 
     python benchmarks/rerank.py [--only quality,speed,budget,causal] [--quick]
 
-    quality   nDCG@10 of a cross-encoder trained on three folds of the judged queries, asked on the fourth: alone and
+    quality   nDCG@10 of a cross-encoder trained on two folds of the judged queries, asked on the third: alone and
               with the first stage, in float32, 8 and 4 bits; agreement of the latter with float32
     speed     50 documents of about 150 tokens, documents a second beside torch, on one thread
     budget    how long a rerank of 100 docstrings takes under a budget of 200 ms

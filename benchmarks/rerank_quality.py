@@ -29,7 +29,6 @@ from quality_measures import interval
 from timing import shown
 
 FOLDS, STEPS, SEED = 3, 200, 0
-HELD_OUT, MOST_HELD_OUT = 0.2, 50  # of the queries to learn from, for the fusion
 ASKED = 100  # queries of a collection and fold at most
 COMPARED = 10  # of which so many in float32 and 4 bits
 
@@ -46,10 +45,7 @@ def measured(quick: bool) -> dict[str, Any]:
     train_s, fusions = [], []
     device = "cuda" if torch.cuda.is_available() else "cpu"  # to train on
     for fold in range(1 if quick else FOLDS):
-        halves = [
-            one[np.flatnonzero(places[title] != fold).tolist()].split(HELD_OUT, most=MOST_HELD_OUT, seed=SEED)
-            for title, one in sets.items()
-        ]
+        halves = [one[np.flatnonzero(places[title] != fold).tolist()].split(seed=SEED) for title, one in sets.items()]
         started = time.perf_counter()
         examples = [example for taught, _ in halves for example in taught.examples(seed=SEED)]
         model = sentence_transformer()

@@ -2,17 +2,16 @@
 
 import copy
 import statistics
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification
 
 from bars import bar, invariant
-from lowbit_models import passages, sentence_transformer
+from lowbit_models import dynamic, passages, sentence_transformer
 from qindex import lowbit
 from qindex.rerank import CrossEncoderReranker
+from qindex.rerank.training import with_head
 from timing import medians, shown
 
 DOCUMENTS, LOW, HIGH, ROUNDS = 50, 130, 170, 7
@@ -23,13 +22,14 @@ def measured(quick: bool) -> dict[str, Any]:
     model = sentence_transformer()
     documents = passages(8 if quick else DOCUMENTS, model.tokenizer, LOW, HIGH)
     tokens = statistics.mean(len(pair) for pair in model.tokenizer([QUERY] * len(documents), documents)["input_ids"])
-    network = _network(model)
+    torch.manual_seed(0)  # of the head, whose weights do not matter here
+    network = with_head(model)[0].eval()
     plans = {name: lowbit.Plan.default(bits) for name, bits in (("qindex int8", 8), ("qindex int4", 4))}
     ours = {name: CrossEncoderReranker(network, plan=plan, tokenizer=model.tokenizer) for name, plan in plans.items()}
     theirs = {
         "torch float32": network,
         "torch bf16": copy.deepcopy(network).to(torch.bfloat16),
-        "torch dynamic int8": _dynamic(network),
+        "torch dynamic int8": dynamic(network),
     }
     calls: dict[str, Any] = {name: lambda _, one=one: one.score(QUERY, documents) for name, one in ours.items()}
     calls |= {name: lambda _, one=one: _predict(one, model.tokenizer, documents) for name, one in theirs.items()}
@@ -52,23 +52,6 @@ def measured(quick: bool) -> dict[str, Any]:
     ]  # fmt: skip
     settings = {"documents": len(documents), "tokens": round(tokens, 1), "rounds": ROUNDS}
     return {"settings": settings, "rows": rows, "bars": [] if quick else bars}
-
-
-def _network(model: Any) -> Any:
-    """MiniLM with a head, whose weights do not matter here."""
-    torch.manual_seed(0)
-    backbone = model[0].auto_model
-    config = copy.deepcopy(backbone.config)
-    config.num_labels = 1
-    network = AutoModelForSequenceClassification.from_config(config)
-    network.base_model.load_state_dict(backbone.state_dict(), strict=False)
-    return network.eval()
-
-
-def _dynamic(network: Any) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.ao.quantization.quantize_dynamic(copy.deepcopy(network), {torch.nn.Linear}, torch.qint8)
 
 
 def _predict(network: Any, tokenizer: Any, documents: list[str], batch: int = 32) -> Any:

@@ -18,6 +18,7 @@ from qindex.quantize import Binary, Float8, Float16, Float32, Int4, Int8, LloydM
 from qindex.types import Hit, Quantizer
 
 if TYPE_CHECKING:
+    from qindex.collection.collection import Collection
     from qindex.encode.sentence import SentenceEncoder
     from qindex.rerank import CrossEncoderReranker
 
@@ -141,9 +142,7 @@ def search(
     from qindex.collection.collection import Collection
 
     collection = Collection.open(folder)
-    model = model or collection.meta.model
-    if not model:
-        raise ValueError(f"collection {folder} does not say which model it was built with; name it with --model")
+    model = _model_of(collection, model)
     mark("opening the collection")
     with contextlib.suppress(ImportError):  # the encoder will say what to install
         import sentence_transformers  # noqa: F401
@@ -153,7 +152,12 @@ def search(
     mark("loading the model")
     vectors = encoder.encode_query([question])
     mark("encoding the question")
-    [hits] = collection.search_vectors(vectors, k if rerank is None else max(k, depth or 50))
+    n = k
+    if rerank is not None:
+        from qindex.rerank.order import DEPTH
+
+        n = max(k, depth or DEPTH)
+    [hits] = collection.search_vectors(vectors, n)
     mark("searching")
     if rerank is not None:
         reranker = _load_reranker(rerank)
@@ -196,9 +200,7 @@ def train_reranker(
 
     start = time.perf_counter()
     collection = Collection.open(folder)
-    model = model or collection.meta.model
-    if not model:
-        raise ValueError(f"collection {folder} does not say which model it was built with; name it with --model")
+    model = _model_of(collection, model)
     reranker = _trained(collection.texts(), judged or [], model, steps, bits, seed)
     reranker.save(out)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, trained in {time.perf_counter() - start:.0f} s; {reranker.fuse}")
@@ -226,6 +228,7 @@ def demo(
     from qindex.collection.catalogue import check_target
     from qindex.evaluate.comparison import compare
     from qindex.evaluate.demo import QUESTIONS, build_demo
+    from qindex.rerank.order import DEPTH
 
     check_target(out)  # before a model is loaded
     encoder = _load_encoder(DEFAULT_MODEL)
@@ -245,7 +248,7 @@ def demo(
     file = out / "reranker.qindex"
     reranker.save(file)
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB in 8 bits, in {time.perf_counter() - start:.1f} s")
-    for question, hits in zip(QUESTIONS, collection.search(QUESTIONS, 50, encoder=encoder), strict=True):
+    for question, hits in zip(QUESTIONS, collection.search(QUESTIONS, DEPTH, encoder=encoder), strict=True):
         start = time.perf_counter()
         reranked = reranker.rerank(question, hits, 5, budget_ms=200)
         took = (time.perf_counter() - start) * 1e3
@@ -317,6 +320,16 @@ def doctor() -> None:
         raise ValueError(
             f"kernels for {', '.join(wrong)} are wrong here; QINDEX_KERNELS=reference works, please report it"
         )
+
+
+def _model_of(collection: Collection, model: str | None) -> str:
+    """The model that the user names, or else the one that a collection was built with."""
+    model = model or collection.meta.model
+    if not model:
+        raise ValueError(
+            f"collection {collection.path} does not say which model it was built with; name it with --model"
+        )
+    return model
 
 
 def _load_encoder(model: str, plan: Any = None) -> SentenceEncoder:

@@ -10,11 +10,9 @@ import numpy as np
 
 from qindex.index.flat import FlatIndex
 from qindex.quantize import Float32
+from qindex.rerank.order import DEPTH
 from qindex.rerank.sentences import title_and_rest
 from qindex.types import Encoder, Matches, as_texts
-
-# Documents of the first stage: among these are those that look right and are not.
-DEPTH = 50
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Judgements:
         queries, grades = tuple(self.queries[i] for i in rows), tuple(self.grades[i] for i in rows)
         return Judgements(queries, self.documents, grades, found)
 
-    def split(self, share: float, *, most: int = 50, seed: int = 0) -> tuple[Judgements, Judgements]:
+    def split(self, share: float = 0.2, *, most: int = 50, seed: int = 0) -> tuple[Judgements, Judgements]:
         """All but a share of the queries, at most so many, and that share."""
         order = random.Random(seed).sample(range(len(self)), len(self))
         n = min(most, round(share * len(self)))

@@ -18,6 +18,9 @@ from qindex.types import Hit, Reranker
 # Of a budget, what is left for what follows the scores.
 _RESERVE_S = 0.002
 
+# Hits of a first stage that a reranker reads, unless that is told.
+DEPTH = 50
+
 # Documents that are scored at once where reranking may stop before the last.
 _CHUNK = 8
 
@@ -55,25 +58,26 @@ def rerank(
     """
     first = _checked(query, hits, k, budget_ms)
     fuse = getattr(reranker, "fuse", None) if fuse is None else fuse
-    if getattr(reranker, "compares", False) and (budget_ms is not None or (fuse is not None and _bounded(fuse))):
+    bounded = fuse is not None and bool(np.isfinite(fuse.highest(0.0)))
+    if getattr(reranker, "compares", False) and (budget_ms is not None or bounded):
         raise ValueError(
             "budget_ms must be None, and fuse without a bound, for a reranker that puts all documents in order at "
             "once: pass fewer hits, or take another reranker"
         )
     deadline = None if budget_ms is None else time.perf_counter() + budget_ms / 1e3 - _RESERVE_S
-    scores = np.empty(0, np.float32)
+    scores, partial = np.empty(0, np.float32), False
     bar = tqdm(total=len(hits), desc="rerank", unit="document", disable=not _shown(progress, len(hits)))
     with bar:
         while len(scores) < len(hits):
-            if fuse is not None and _decided(fuse, first, scores, k):
+            if fuse is not None and bounded and _decided(fuse, first, scores, k):
                 break
-            n = _next(reranker, query, hits, len(scores), deadline, by_chunks=fuse is not None and _bounded(fuse))
+            n = _next(reranker, query, hits, len(scores), deadline, by_chunks=bounded)
             if not n:
+                partial = True
                 break
             some = hits[len(scores) : len(scores) + n]
             scores = np.concatenate([scores, _timed(reranker, query, [hit.text for hit in some])])
             bar.update(n)
-    decided = fuse is not None and _decided(fuse, first, scores, k)
     fused = scores if fuse is None else fuse.fuse(first[: len(scores)], scores)
     scored = [
         dataclasses.replace(hit, score=float(score), stages={**hit.stages, "reranker": float(own)})
@@ -81,7 +85,7 @@ def rerank(
     ]
     order = np.argsort(-fused, kind="stable")
     found = Reranked([*(scored[i] for i in order), *hits[len(scores) :]][:k])
-    found.partial = len(scores) < len(hits) and not decided
+    found.partial = partial
     return found
 
 
@@ -112,14 +116,10 @@ def _shown(progress: bool | None, n: int) -> bool:
     return progress
 
 
-def _bounded(fuse: Fusion) -> bool:
-    return bool(np.isfinite(fuse.highest(0.0)))
-
-
 def _decided(fuse: Fusion, first: NDArray[np.float32], scores: NDArray[np.float32], k: int) -> bool:
-    """Whether no hit behind those that have scores can come among the k best."""
+    """Whether no hit behind those that have scores can come among the k best, by a bounded fusion."""
     n = len(scores)
-    if n < k or n == len(first) or not _bounded(fuse):
+    if n < k:
         return False
     worst = np.partition(fuse.fuse(first[:n], scores), n - k)[n - k]
     return bool(fuse.highest(float(first[n])) < worst)

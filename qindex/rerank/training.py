@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import os
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -30,9 +29,6 @@ from qindex.types import Reranker
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-# Of the queries, how many are kept from training, to learn how much the reranker is worth beside the first stage.
-_HELD_OUT, _MOST_HELD_OUT = 0.2, 50
-
 
 def train_reranker(
     model: str | os.PathLike[str] | SentenceTransformer,
@@ -51,7 +47,7 @@ def train_reranker(
     them what the scores of the first stage and of the reranker make together. Raises what `train_cross_encoder` raises.
     """
     sets = [judgements] if isinstance(judgements, Judgements) else list(judgements)
-    halves = [one.split(_HELD_OUT, most=_MOST_HELD_OUT, seed=seed) for one in sets]
+    halves = [one.split(seed=seed) for one in sets]
     examples = [example for taught, _ in halves for example in taught.examples(seed=seed)]
     trained = train_cross_encoder(
         model, examples, steps=steps, teacher=teacher, device=device, seed=seed, progress=progress
@@ -66,7 +62,7 @@ def fit_fusion(reranker: Reranker, judgements: Sequence[Judgements], *, progress
     """`Interpolation.fit` on queries that the reranker has not seen. Without any with a right document: weight 0."""
     judged = []
     queries = [(one, i) for one in judgements for i in range(len(one)) if one.queries[i].strip()]
-    for one, i in tqdm(queries, desc="fit fusion", unit="query", disable=not _shown(progress)):
+    for one, i in tqdm(queries, desc="fit fusion", unit="query", disable=None if progress is None else not progress):
         rows, grades = one.found_grades(i)
         if grades.any():
             scores = reranker.score(one.queries[i], [one.documents[row] for row in rows])
@@ -106,12 +102,12 @@ def train_cross_encoder(
     rng = random.Random(seed)
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
-        network, tokenizer = _with_head(model)
+        network, tokenizer = with_head(model)
         network.to(device or "cpu").train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, steps))
         batches = _batches(examples, batch_size, rng)
-        with tqdm(range(steps), desc="train", unit="step", disable=not _shown(progress)) as bar:
+        with tqdm(range(steps), desc="train", unit="step", disable=None if progress is None else not progress) as bar:
             for _ in bar:
                 loss = _loss(network, tokenizer, next(batches), negatives, max_length, teacher, rng)
                 value = loss.item()
@@ -126,7 +122,7 @@ def train_cross_encoder(
     return CrossEncoderReranker(network.to("cpu").eval(), tokenizer=tokenizer)
 
 
-def _with_head(model: Any) -> tuple[Any, Any]:
+def with_head(model: Any) -> tuple[Any, Any]:
     """The network of an encoder with a head for one number, whose weights are random."""
     if isinstance(model, str | os.PathLike):
         backbone = AutoModel.from_pretrained(model, dtype=torch.float32)
@@ -187,7 +183,3 @@ def _half(device: str) -> AbstractContextManager[Any]:
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     fast = device != "cpu" or known.get("avx512_bf16") or known.get("amx_bf16")
     return torch.autocast(device, dtype=torch.bfloat16, enabled=bool(fast))
-
-
-def _shown(progress: bool | None) -> bool:
-    return sys.stderr is not None and sys.stderr.isatty() if progress is None else progress

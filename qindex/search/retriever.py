@@ -7,11 +7,8 @@ import numpy as np
 
 from qindex.index.allow import Allow
 from qindex.rerank.fusion import Fusion
-from qindex.rerank.order import rerank
+from qindex.rerank.order import DEPTH, rerank
 from qindex.types import Encoder, Hit, Index, Reranker, as_texts
-
-# Hits of the index that a reranker reads, unless that is told.
-DEPTH = 50
 
 
 class Retriever:
