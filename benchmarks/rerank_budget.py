@@ -12,7 +12,7 @@ from lowbit_models import sentence_transformer
 from qindex import SentenceEncoder, lowbit
 from qindex.evaluate.demo import HELD_OUT, build_demo
 from qindex.evaluate.docstrings import docstrings
-from qindex.rerank import Judgements, train_reranker
+from qindex.rerank import Judgements, reranker_plan, train_reranker
 from timing import shown
 
 LIMIT, STEPS, DEPTH, ASKED, BUDGET_MS = 3000, 60, 100, 200, 200
@@ -26,7 +26,7 @@ def measured(quick: bool) -> dict[str, Any]:
         collection = build_demo(Path(folder) / "demo", encoder, "", limit).collection
         started = time.perf_counter()
         judgements = Judgements.from_documents(collection.texts(), encoder, most=2000)
-        reranker = train_reranker(model, judgements, plan=lowbit.Plan.default(8), steps=2 if quick else STEPS)
+        reranker = train_reranker(model, judgements, plan=reranker_plan(8), steps=2 if quick else STEPS)
         train_s = time.perf_counter() - started
         questions = [document.text.split("\n\n")[1] for document in docstrings(limit)[::HELD_OUT]][:ASKED]
         found = collection.search(questions, DEPTH, encoder=encoder)

@@ -78,7 +78,7 @@ def scan(result: dict[str, Any]) -> str:
 
 
 # Tables that show more than one section.
-WHOLE = ("gpu.topk", "gpu.linear", "lowbit.bars", "rerank.bars")
+WHOLE = ("gpu.topk", "gpu.linear", "lowbit.bars", "rerank.bars", "rerank.agreement")
 
 TABLES = {
     "ann": tables_ann.short,
@@ -112,6 +112,7 @@ TABLES = {
     "lowbit.causal": tables_lowbit.causal,
     "rerank.bars": tables_rerank.bars,
     "rerank.quality": tables_rerank.quality,
+    "rerank.agreement": tables_rerank.agreement,
     "rerank.speed": tables_rerank.speed,
     "rerank.budget": tables_rerank.budget,
     "rerank.causal": tables_rerank.causal,

@@ -134,6 +134,8 @@ def search(
     """Print the passages of a collection that answer a question best."""
     if rerank is None and (depth is not None or budget_ms is not None):
         raise ValueError("--depth and --budget-ms are for --rerank, which says by what")
+    if depth is not None and depth < k:
+        raise ValueError(f"--depth must be at least -k, {k}, got {depth}")
     marks = [("", time.perf_counter())]
 
     def mark(name: str) -> None:
@@ -350,10 +352,9 @@ def _found(model: str) -> str:
 
 def _load_reranker(model: str) -> CrossEncoderReranker:
     """A cross-encoder in 8 bits, unless its file says otherwise."""
-    from qindex.lowbit import Plan
-    from qindex.rerank import CrossEncoderReranker
+    from qindex.rerank import CrossEncoderReranker, reranker_plan
 
-    return CrossEncoderReranker(model, plan=None if Path(model).is_file() else Plan.default(8))
+    return CrossEncoderReranker(model, plan=None if Path(model).is_file() else reranker_plan(8))
 
 
 def _trained(
@@ -362,13 +363,13 @@ def _trained(
     """A reranker that learns from judged collections, or else from texts."""
     from qindex.evaluate.beir import load_beir
     from qindex.lowbit import Plan
-    from qindex.rerank import Judgements, train_reranker
+    from qindex.rerank import Judgements, reranker_plan, train_reranker
 
     encoder = _load_encoder(model, Plan.default(8))
     sets = [load_beir(one).judgements(encoder) for one in judged]
     if not judged:
         sets.append(Judgements.from_documents(texts, encoder, most=2000, seed=seed))
-    return train_reranker(_found(model), sets, plan=Plan.default(bits), steps=steps, seed=seed)
+    return train_reranker(_found(model), sets, plan=reranker_plan(bits), steps=steps, seed=seed)
 
 
 def _place(hit: Hit) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qindex.lowbit.linear import QuantEmbedding, QuantLinear
     from qindex.lowbit.plan import Plan, Rule
     from qindex.lowbit.recipes import RECIPES, Recipe
+    from qindex.lowbit.rounding import rounded_weights
     from qindex.lowbit.solvers import GPTQ, HQQ, Nearest, Scaled
     from qindex.lowbit.statistics import LayerStatistics, Statistics
     from qindex.lowbit.summary import Report, report
@@ -43,6 +44,7 @@ _HOMES = {
     "load": "checkpoint",
     "quantize": "convert",
     "report": "summary",
+    "rounded_weights": "rounding",
     "save": "checkpoint",
     "sensitivities": "convert",
 }
@@ -66,6 +68,7 @@ __all__ = [
     "load",
     "quantize",
     "report",
+    "rounded_weights",
     "save",
     "sensitivities",
 ]

@@ -10,6 +10,7 @@ from typing import Literal
 
 from qindex.io import register
 from qindex.lowbit.recipes import RECIPES, Recipe
+from qindex.lowbit.solvers import GPTQ, HQQ, Nearest, Scaled
 
 
 @register("lowbit.Rule")
@@ -29,7 +30,7 @@ class Rule:
 
 # What reads the last hidden state, and tables of tokens: their errors meet nothing that could even them out.
 _HEADS = ("*lm_head", "*classifier*", "*score", "*pooler*")
-_TABLES = ("*embed*", "wte", "*.wte", "*shared")
+TABLES = ("*embed*", "wte", "*.wte", "*shared")
 
 
 @register("lowbit.Plan")
@@ -58,7 +59,7 @@ class Plan:
         """Linear layers in so many bits; tables of tokens in 8 bits, and what gives scores from hidden states too."""
         if bits not in (8, 4, 3, 2):
             raise ValueError(f"bits must be 8, 4, 3 or 2, got {bits!r}")
-        return cls.of(dict.fromkeys((*_HEADS, *_TABLES), "int8") | {"*": f"int{bits}"})
+        return cls.of(dict.fromkeys((*_HEADS, *TABLES), "int8") | {"*": f"int{bits}"})
 
     @classmethod
     def ratio(cls, sensitivities: Mapping[str, tuple[float, int]], share: float) -> Plan:
@@ -77,6 +78,10 @@ class Plan:
                 chosen[name] = "int4"
                 left -= weights
         return cls.of({_literal(name): recipe for name, recipe in chosen.items()} | {"*": "int8"})
+
+    def with_solver(self, solver: Nearest | HQQ | GPTQ | Scaled) -> Plan:
+        """The same formats, with codes chosen by `solver`; layers that stay in floats stay so."""
+        return Plan(tuple(Rule(rule.pattern, rule.recipe.with_solver(solver)) for rule in self.rules))
 
     def recipes(self, names: Iterable[str]) -> dict[str, Recipe]:
         """The recipe of each layer that a rule matches.

@@ -1,5 +1,6 @@
 """Recipes: what becomes of a weight matrix, and how its layer is multiplied."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -44,6 +45,10 @@ class Recipe:
     def format(self) -> Format:
         """Of the weights."""
         return self.scheme if isinstance(self.scheme, Format) else self.scheme.format
+
+    def with_solver(self, solver: Nearest | HQQ | GPTQ | Scaled) -> "Recipe":
+        """The same format, with codes chosen by `solver`; floats stay as they are."""
+        return self if self.solver is None else dataclasses.replace(self, solver=solver)
 
     def quantize(self, weight: Vectors, statistics: LayerStatistics | None = None) -> Codes:
         """The codes of (n, dim) weights. ValueError where the solver needs statistics that are not given."""

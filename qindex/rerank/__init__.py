@@ -1,8 +1,8 @@
 """Put the hits of a search in a better order, by a model that reads query and document together.
 
-    from qindex.rerank import CrossEncoderReranker
+    from qindex.rerank import CrossEncoderReranker, reranker_plan
 
-    reranker = CrossEncoderReranker("cross-encoder/ms-marco-MiniLM-L6-v2", plan=lowbit.Plan.default(8))
+    reranker = CrossEncoderReranker("cross-encoder/ms-marco-MiniLM-L6-v2", plan=reranker_plan(8))
     hits = reranker.rerank(query, hits, k=10, budget_ms=200)
 
 Names are resolved when they are first used: fusion and the loop itself need no torch.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qindex.rerank.judgements import Example, Judgements
     from qindex.rerank.order import Reranked, rerank
     from qindex.rerank.templates import TEMPLATES, Template
-    from qindex.rerank.training import fit_fusion, train_cross_encoder, train_reranker
+    from qindex.rerank.training import fit_fusion, reranker_plan, train_cross_encoder, train_reranker
 
 _HOMES = {
     "CausalReranker": "causal",
@@ -33,6 +33,7 @@ _HOMES = {
     "Template": "templates",
     "fit_fusion": "training",
     "rerank": "order",
+    "reranker_plan": "training",
     "train_cross_encoder": "training",
     "train_reranker": "training",
 }
@@ -50,6 +51,7 @@ __all__ = [
     "Template",
     "fit_fusion",
     "rerank",
+    "reranker_plan",
     "train_cross_encoder",
     "train_reranker",
 ]

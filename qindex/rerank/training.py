@@ -11,8 +11,8 @@ import copy
 import os
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from qindex.lowbit import Plan
+from qindex.lowbit import Nearest, Plan, rounded_weights
+from qindex.lowbit.plan import TABLES
 from qindex.rerank.cross_encoder import CrossEncoderReranker
 from qindex.rerank.fusion import Interpolation
 from qindex.rerank.judgements import Example, Judgements
@@ -43,6 +44,7 @@ def train_reranker(
 ) -> CrossEncoderReranker:
     """A cross-encoder from an encoder, in few bits by `plan`, with a `fuse` that says how much it is worth.
 
+    It is trained for these bits (see `train_cross_encoder`); `reranker_plan(bits)` is a good plan.
     A fifth of the queries, at most 50 of each collection, is kept from training, and `Interpolation.fit` learns from
     them what the scores of the first stage and of the reranker make together. Raises what `train_cross_encoder` raises.
     """
@@ -50,10 +52,10 @@ def train_reranker(
     halves = [one.split(seed=seed) for one in sets]
     examples = [example for taught, _ in halves for example in taught.examples(seed=seed)]
     trained = train_cross_encoder(
-        model, examples, steps=steps, teacher=teacher, device=device, seed=seed, progress=progress
+        model, examples, plan=plan, steps=steps, teacher=teacher, device=device, seed=seed, progress=progress
     )
     if plan is not None:
-        trained = CrossEncoderReranker(trained.network, plan=plan, tokenizer=trained.tokenizer)
+        trained = CrossEncoderReranker(trained.network, plan=plan.with_solver(Nearest()), tokenizer=trained.tokenizer)
     trained.fuse = fit_fusion(trained, [held_out for _, held_out in halves], progress=progress)
     return trained
 
@@ -74,6 +76,7 @@ def train_cross_encoder(
     model: str | os.PathLike[str] | SentenceTransformer,
     examples: Sequence[Example],
     *,
+    plan: Plan | None = None,
     steps: int = 200,
     batch_size: int = 8,
     negatives: int = 3,
@@ -84,7 +87,10 @@ def train_cross_encoder(
     seed: int = 0,
     progress: bool | None = None,
 ) -> CrossEncoderReranker:
-    """A cross-encoder from an encoder: its network with a head for one number, trained on examples, in float32.
+    """A cross-encoder from an encoder: its network with a head for one number, trained on examples.
+
+    It is in float32. With a `plan`, it computes with weights as that rounds them in each step, and has them in the end:
+    to quantize it by `plan.with_solver(Nearest())` changes no weight (`lowbit.rounded_weights`).
 
     Each of `steps` takes `batch_size` examples with so many of their negatives, each pair cut at `max_length` tokens.
     With a `teacher`, the softmax of its scores is learnt instead of what the examples say is right. Products are
@@ -100,10 +106,12 @@ def train_cross_encoder(
     if not all(example.negatives for example in examples):
         raise ValueError("examples must each have a negative at least: what the first stage finds and is wrong")
     rng = random.Random(seed)
-    with torch.random.fork_rng(), torch.enable_grad():
+    with torch.random.fork_rng(), torch.enable_grad(), ExitStack() as held:
         torch.manual_seed(seed)
         network, tokenizer = with_head(model)
         network.to(device or "cpu").train()
+        if plan is not None:
+            held.enter_context(rounded_weights(network, plan))
         optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, steps))
         batches = _batches(examples, batch_size, rng)
@@ -120,6 +128,13 @@ def train_cross_encoder(
                 schedule.step()
                 bar.set_postfix(loss=f"{value:.3f}", refresh=False)
     return CrossEncoderReranker(network.to("cpu").eval(), tokenizer=tokenizer)
+
+
+def reranker_plan(bits: Literal[8, 4] = 8) -> Plan:
+    """A plan for rerankers. Scores of near documents lie close, so that 8 bits are in blocks of 32 (mxint8)."""
+    if bits == 8:
+        return Plan.of(dict.fromkeys(TABLES, "int8") | {"*": "mxint8"})
+    return Plan.default(bits)
 
 
 def with_head(model: Any) -> tuple[Any, Any]:

@@ -222,6 +222,9 @@ def test_a_trained_reranker_orders_what_a_search_prints(animals):
 @needs_model
 def test_options_of_a_reranker_without_one_are_refused(animals):
     assert "--depth and --budget-ms are for --rerank" in fails("search", animals / "out", "fox", "--depth", 5)
+    assert "--depth must be at least -k, 10, got 5" in fails(
+        "search", animals / "out", "fox", "--depth", 5, "--rerank", "none.qindex"
+    )
     out = animals / "other.qindex"
     assert "bits must be 8 or 4, got 3" in fails("train-reranker", animals / "out", "--out", out, "--bits", 3)
     assert not out.exists()

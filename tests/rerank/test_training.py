@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from qindex import lowbit
-from qindex.rerank import Example, Interpolation, Judgements, fit_fusion, train_cross_encoder, train_reranker
+from qindex.rerank import (
+    Example,
+    Interpolation,
+    Judgements,
+    fit_fusion,
+    reranker_plan,
+    train_cross_encoder,
+    train_reranker,
+)
 from qindex.rerank.sentences import title_and_rest
 from qindex.types import Matches
 
@@ -144,6 +152,19 @@ def test_a_teacher_takes_the_place_of_right_and_wrong(model):
     taught = train_cross_encoder(model, EXAMPLES, steps=12, seed=1, max_length=24, teacher=Contrary())
     scores = [taught.score(e.query, [e.positive, *e.negatives]) for e in EXAMPLES]
     assert np.mean([found.argmin() == 0 for found in scores]) >= 0.5
+
+
+@needs_model
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_network_that_was_trained_for_few_bits_has_the_same_weights_in_them(model, bits):
+    plan = reranker_plan(bits)
+    trained = train_cross_encoder(model, EXAMPLES, plan=plan, steps=3, seed=1, max_length=24)
+    quantized = lowbit.quantize(trained.network, plan.with_solver(lowbit.Nearest()), tokenizer=trained.tokenizer)
+    layers = dict(trained.network.named_modules())
+    found = {name: m for name, m in quantized.named_modules() if isinstance(m, lowbit.QuantLinear)}
+    assert len(found) == 38
+    for name, layer in found.items():
+        assert torch.equal(layer.weight, layers[name].weight), name
 
 
 @needs_model
