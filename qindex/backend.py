@@ -130,6 +130,8 @@ def _call_on_few_rows(function: Callable[..., Any], name: str, kind: str, block:
         match name:
             case "topk":
                 function(rows, x, offset, first[0], None, 1, 1.0)
+            case "topk_symmetric":
+                function(rows, x + 1, offset, first[0], None, 1, 1.0, np.zeros((m, 1), np.uint8))
             case "score_rows":
                 function(rows, x[:1], offset[:1], first)
             case "topk_lists":
@@ -181,6 +183,7 @@ LAYERS = {
 
 _MODULES = {
     "topk": "topk",
+    "topk_symmetric": "symmetric",
     "topk_lists": "lists",
     "largest": "lists",
     "search_lists": "probe",
@@ -212,6 +215,8 @@ def _exists(name: str, kind: str) -> bool:
         return kind == "float32"
     if name == "link":
         return kind == "int8"
+    if name == "topk_symmetric":
+        return kind in ("sign", "half2")
     return name != "matmul_int8" or has_integers(kind)
 
 

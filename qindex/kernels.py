@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from qindex import device
 from qindex.backend import forced, has_integers, loader, path, warmup
 from qindex.device import Activations, DeviceCodes, dtype, on_device
+from qindex.formats import HALF2, SIGN
 from qindex.threads import set_threads, split, threads
 from qindex.types import BlockValues, Codes, Matches, Queries, Vectors
 from qindex_kernels.layout import Copies, Level, Listed, Only, Part, Rows, Runs, Through
@@ -111,7 +112,8 @@ def topk(
     """The k best rows for each query by exact score, best first: `Matches` whose ids are **row numbers**.
 
     `ids` (n,) breaks ties (the smaller id comes first). `allow` (n,) says which rows may be returned. For codes on a
-    GPU, they may be tensors of it, which need not be moved there for each call.
+    GPU, they may be tensors of it, which need not be moved there for each call. Queries with `codes` of 1 or 2 bits,
+    of the format of the rows, meet them bit by bit where that is faster: the result is the same.
     """
     _check_dim(queries.values, codes)
     if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 0:
@@ -162,12 +164,13 @@ def _no_matches(m: int, k: int) -> Matches:
 
 def _topk(queries: Queries, codes: Codes, k: int, ids: NDArray[np.int64], allow: NDArray[np.bool_] | None) -> Matches:
     work_bytes = codes.data.nbytes * len(queries)
-    function = loader.function("topk", "topk", codes.format.name, work_bytes)
+    bits = _comparable(queries, codes)
+    function = loader.function(*_way(bits), codes.format.name, work_bytes)
     rows, values = _rows(codes), _in_the_space_of(codes, queries.values)
 
     n_parts = max(1, min(threads.count, work_bytes // _SPLIT_BYTES))
     if n_parts == 1:
-        return Matches(*function(rows, values, queries.offset, ids, allow, k, codes.max_norm))
+        return Matches(*function(rows, values, queries.offset, ids, allow, k, codes.max_norm, *bits))
 
     def run(query_part: slice, row_part: slice) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         found, scores = function(
@@ -178,6 +181,7 @@ def _topk(queries: Queries, codes: Codes, k: int, ids: NDArray[np.int64], allow:
             None if allow is None else allow[row_part],
             k,
             codes.max_norm,
+            *(packed[query_part] for packed in bits),
         )
         return np.where(found >= 0, found + row_part.start, -1), scores
 
@@ -186,6 +190,19 @@ def _topk(queries: Queries, codes: Codes, k: int, ids: NDArray[np.int64], allow:
         return Matches(np.concatenate([rows for rows, _ in found]), np.concatenate([scores for _, scores in found]))
     found = threads.map(run, [(slice(0, len(queries)), part) for part in split(len(codes), n_parts)])
     return best(np.hstack([rows for rows, _ in found]), np.hstack([scores for _, scores in found]), k, ids)
+
+
+def _comparable(queries: Queries, codes: Codes) -> tuple[NDArray[np.uint8], ...]:
+    """The packed codes of queries, (m, row_bytes), if there are some whose bits may be compared with those of rows."""
+    own = queries.codes
+    if own is None or own.format != codes.format or codes.format not in (SIGN, HALF2) or not codes.is_bare:
+        return ()
+    return (own.data,)
+
+
+def _way(bits: tuple[NDArray[np.uint8], ...]) -> tuple[str, str]:
+    """The module and the name of the kernel that searches with such codes, or with none."""
+    return ("symmetric", "topk_symmetric") if bits else ("topk", "topk")
 
 
 def best(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int, ids: NDArray[np.int64] | None) -> Matches:
@@ -608,9 +625,10 @@ def agree(queries: Queries, codes: Codes) -> bool:
     reference = importlib.import_module("qindex_kernels.reference")
     rows, values = _rows(codes), _in_the_space_of(codes, queries.values)
     k, ids = min(10, len(codes)), np.arange(len(codes))
+    bits = _comparable(queries, codes)
     wanted = [*reference.topk(rows, values, queries.offset, ids, None, k, codes.max_norm)]
-    function = loader.function("topk", "topk", codes.format.name, float("inf"))
-    found = [*function(rows, values, queries.offset, ids, None, k, codes.max_norm)]
+    function = loader.function(*_way(bits), codes.format.name, float("inf"))
+    found = [*function(rows, values, queries.offset, ids, None, k, codes.max_norm, *bits)]
     if has_integers(codes.format.name) and not codes.more:
         wanted.append(reference.matmul_int8(rows, values, 0))
         found.append(loader.function("matmul", "matmul_int8", codes.format.name, float("inf"))(rows, values, 0))

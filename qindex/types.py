@@ -256,6 +256,12 @@ class Codes:
         return self.scales[-1].values if self.scales and self.scales[-1].size == 1 else None
 
     @property
+    def is_bare(self) -> bool:
+        """Whether rows are their levels: in one part, with no scales, offsets, zeros or tables."""
+        beside = (self.scale, self.offset, self.zero, self.tables)
+        return not self.scales and not self.more and all(array is None for array in beside)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the codes and of all that rides with them."""
         return sum(array.nbytes for array in (*self.rowwise, *self._shared))
@@ -337,10 +343,16 @@ class Codes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Queries:
-    """Float queries as a quantizer prepared them: `values` in the space of the levels, `offset` added to each score."""
+    """Float queries as a quantizer prepared them: `values` in the space of the levels, `offset` added to each score.
+
+    Queries that are themselves codes, of signs or half-integers, may say so: `values` are then exactly the levels of
+    `codes` times one positive float32 number a query. Scores are those of the values, with codes or without; codes
+    only let `kernels.topk` compare bits with rows of the same format. `of_codes` makes such queries.
+    """
 
     values: NDArray[np.float32]  # (m, dim), C-contiguous
     offset: NDArray[np.float64]  # (m,)
+    codes: Codes | None = None  # m rows of dim numbers, and nothing beside them: no scale, no offset
 
     def __post_init__(self) -> None:
         if self.values.dtype != _FLOAT32 or self.values.ndim != 2 or not self.values.flags.c_contiguous:
@@ -349,6 +361,39 @@ class Queries:
             raise ValueError(
                 f"offset must be float64 ({len(self.values)},), got {self.offset.dtype} {self.offset.shape}"
             )
+        if self.codes is not None:
+            self._check_codes(self.codes)
+
+    def _check_codes(self, codes: Codes) -> None:
+        if not isinstance(codes, Codes):
+            raise TypeError(f"codes must be Codes, got {type(codes).__name__}")
+        if (len(codes), codes.dim) != self.values.shape:
+            raise ValueError(f"codes must be {self.values.shape} like values, got ({len(codes)}, {codes.dim})")
+        if not codes.is_bare or codes.format.kind not in ("sign", "half_integer"):
+            raise ValueError(
+                "codes must be of signs or half-integers in one part, without scales, offsets or zeros, got "
+                f"{codes.format.name}{'' if codes.is_bare else ' with more than that'}: leave codes out"
+            )
+        levels = codes.levels
+        scale = self.values[:, :1] / levels[:, :1]
+        if not ((scale > 0).all() and np.array_equal(scale.astype(np.float64) * levels, self.values)):
+            raise ValueError(
+                "values must be exactly the levels of codes times one positive number a query, got others: "
+                "make them with Queries.of_codes"
+            )
+
+    @classmethod
+    def of_codes(cls, codes: Codes, scale: NDArray[np.float32], offset: NDArray[np.float64] | None = None) -> Queries:
+        """Queries whose values are the levels of `codes` times `scale` (m,), positive; no `offset` stands for zeros.
+
+        The scale is rounded to 24 - bits bits, so that its products with the levels are exact.
+        """
+        if scale.dtype != _FLOAT32 or scale.shape != (len(codes),):
+            raise ValueError(f"scale must be float32 ({len(codes)},), got {scale.dtype} {scale.shape}")
+        last = 1 << codes.format.bits
+        rounded = ((scale.view(np.int32) + last // 2) & -last).view(np.float32)
+        offset = np.zeros(len(codes)) if offset is None else offset
+        return cls(rounded[:, None] * codes.levels, offset, codes)
 
     def __len__(self) -> int:
         return len(self.values)

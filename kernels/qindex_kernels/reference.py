@@ -231,6 +231,24 @@ def topk(
     return best_rows, scores
 
 
+def topk_symmetric(
+    rows: Rows,
+    values: NDArray[np.float32],
+    offset: NDArray[np.float64],
+    ids: NDArray[np.int64],
+    allow: NDArray[np.bool_] | None,
+    k: int,
+    max_norm: float,
+    codes: NDArray[np.uint8],
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """As `topk`, of queries whose `values` are the levels of packed `codes` (m, row_bytes) times a scale each.
+
+    Rows are of the format of the codes, `sign` or `half2`, in one part, with no scales, biases or zeros. A scale is a
+    positive float32 number whose products with the levels float32 holds, so all sums are exact, in any order.
+    """
+    return topk(rows, values, offset, ids, allow, k, max_norm)
+
+
 def topk_lists(
     rows: Rows,
     values: NDArray[np.float32],

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from qindex import kernels
-from qindex.formats import FORMATS, INT8
+from qindex.formats import FORMATS, HALF2, INT8, SIGN
 from qindex.quantize.blocks import SCHEMES, Scheme, encode
 from qindex.transform import Rotation
 from qindex.types import Codes, Queries, Vectors
@@ -21,6 +21,11 @@ def checks(seed: int = 0) -> Iterator[tuple[str, bool]]:
         values, offset = rng.standard_normal((9, codes.dim)).astype(np.float32), rng.standard_normal(9)
         # Few queries and many take different ways.
         yield name, all(kernels.agree(Queries(values[:m], offset[:m]), codes) for m in (1, 9))
+
+    for format in (SIGN, HALF2):
+        codes = Codes(format.encode(rows), format, rows.shape[1], 1.5 * rows.shape[1])
+        coded = Queries.of_codes(codes[:9], np.ones(9, np.float32))
+        yield f"{format.name} with coded queries", kernels.agree(coded, codes)
 
 
 def _samples(rows: Vectors, rng: np.random.Generator) -> Iterator[tuple[str, Codes]]:

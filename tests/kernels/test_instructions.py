@@ -4,11 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numba import cfunc
+from llvmlite.binding import get_host_cpu_features
+from numba import cfunc, njit, types
 
 from qindex.formats import FORMATS
 from qindex_kernels.cpu import inner
 from qindex_kernels.cpu.addresses import kind_of
+from qindex_kernels.cpu.symmetric import scan_symmetric
 from qindex_kernels.cpu.target import PATH
 from qindex_kernels.layout import Rows
 
@@ -43,6 +45,15 @@ def assembly(function: Any) -> str:
 def test_inner_loops_use_the_instructions_of_their_path(name: str, format: str, avx512: str, avx2: str) -> None:
     text = assembly(getattr(inner, name)(kind(format)))
     assert (avx512 if PATH == "avx512" else avx2) in text
+    assert ("zmm" in text) == (PATH == "avx512")
+
+
+@pytest.mark.skipif(PATH == "portable", reason="plain vectors: LLVM chooses the instructions")
+def test_bits_are_counted_by_the_instructions_of_the_path() -> None:
+    fresh = njit(types.void(types.intp, types.intp))(scan_symmetric.py_func)
+    text = "".join(fresh.inspect_asm().values())
+    counting = "vpopcnt" if get_host_cpu_features().get("avx512vpopcntdq") else "vpshufb"
+    assert (counting if PATH == "avx512" else "vpsadbw") in text
     assert ("zmm" in text) == (PATH == "avx512")
 
 

@@ -34,6 +34,7 @@ CHECKS = [
     "test_layers.py",
     "test_walk.py",
     "test_one_hot.py",
+    "test_symmetric.py",
     "test_reads.py",
     "test_fuzz.py",
     "test_instructions.py",

@@ -19,6 +19,7 @@ from qindex.transform import Rotation
 from qindex_kernels.cpu.matmul import matmul, matmul_int8
 from qindex_kernels.cpu.rotate import rotate
 from qindex_kernels.cpu.score_rows import score_rows
+from qindex_kernels.cpu.symmetric import topk_counted
 from qindex_kernels.cpu.topk import topk
 
 rng = np.random.default_rng(0)
@@ -37,6 +38,13 @@ for kind, tree, dim in itertools.product(KINDS, TREES, (1, 3, 17, 48, 64, 65, 12
             for some in (x[7:], x):
                 for x_block in {0, rows.block}:
                     matmul_int8(rows, some, x_block)
+for kind, dim in itertools.product(("sign", "half2"), (1, 3, 17, 64, 65, 129, 256, 257, 512, 513)):
+    some_rows = made(kind, 26, dim, rng, "none", scaled=False, biased=False)
+    for n, at_end in itertools.product((1, 3, 5, 26), (True, False)):
+        rows, few = fenced_rows(some_rows.part(slice(0, n)), at_end), min(n, 3)
+        x, codes = fenced(np.ones((few, dim), np.float32), at_end), fenced(rows.data[:few], at_end)
+        ids, allow = fenced(np.arange(n), at_end), fenced(rng.random(n) < 0.8, at_end)
+        topk_counted(rows, x, fenced(np.zeros(few), at_end), ids, allow, 3, codes)
 for sizes, n, at_end in itertools.product(((1,), (3, 17), (16,), (48,), (129, 7, 64)), (1, 3), (False, True)):
     dim = sum(sizes)
     for backwards in (False, True):

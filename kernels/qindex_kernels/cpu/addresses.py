@@ -228,7 +228,8 @@ def _addressed(rows: Rows) -> RowAddresses:
         setattr(found, f"{name}_kind", SCALE_KINDS[levels[name].kind])
         setattr(found, f"{name}_bytes", data.itemsize)
         setattr(found, f"{name}_row", row)
-    found.spare, found.spare_few = {}, {}  # what topk, and products with few queries, keep from call to call
+    # What topk keeps from call to call, topk_symmetric, and products with few queries.
+    found.spare, found.spare_coded, found.spare_few = {}, {}, {}
     keep = [part.data for part in rows.parts] + [level.data for level in rows.levels]
     found.keep = (*keep, rows.scale, rows.bias, table, places, copies)
     return found
@@ -293,7 +294,8 @@ def _padded(array: NDArray[Any], n_bytes: int) -> NDArray[np.uint8]:
 
 def overread(kind: int, dim: int) -> int:
     """Bytes behind a row that kernels may read: they take STEP dimensions of each plane, or whole registers of bits."""
-    end, start, span = (-(-dim // 512) * 64 if kind == BITS1 else 0), 0, SPAN.get(kind, 1)
+    bits = dim * {BITS1: 1, BITS2: 2}.get(kind, 0)  # in whole registers
+    end, start, span = -(-bits // 512) * 64, 0, SPAN.get(kind, 1)
     for width in PLANES[kind]:
         end = max(end, start + -(-dim // STEP[kind]) * STEP[kind] // span * width // 8)
         start += (dim // span * width + 7) // 8

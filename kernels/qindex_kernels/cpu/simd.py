@@ -168,6 +168,72 @@ def add_differences(typingctx, acc, a, b, mask):
     return i32x16(i32x16, types.intp, types.intp, types.intp), codegen
 
 
+def _ones(builder, bits):
+    """How many bits are set, in each 32 or, where the target cannot count those at once, in each byte."""
+    if PATH == "avx512":
+        return v.call(builder, "llvm.ctpop.v16i32", i32x16.llvm, builder.bitcast(bits, i32x16.llvm))
+    return v.call(builder, "llvm.ctpop.v64i8", u8x64.llvm, bits)
+
+
+def _add_counts(builder, acc, counts):
+    """Add the counts of 512 bits to int32 lanes, whichever."""
+    if PATH == "avx2":
+        none, sums = v.const(v.vec(I8, 32), 0), v.vec(I64, 4)
+        halves = (v.slice(builder, counts, i, i + 32) for i in (0, 32))
+        counts = v.join(builder, *(v.call(builder, "llvm.x86.avx2.psad.bw", sums, half, none) for half in halves))
+    elif PATH == "portable":
+        for number in (I16, I32):  # neighbours are added in pairs
+            pairs, half = v.vec(number, 512 // number.width), number.width // 2
+            counts = builder.bitcast(counts, pairs)
+            even = builder.and_(counts, v.const(pairs, (1 << half) - 1))
+            counts = builder.add(even, builder.lshr(counts, v.const(pairs, half)))
+    return builder.add(acc, builder.bitcast(counts, i32x16.llvm))
+
+
+@intrinsic
+def add_sign_distances(typingctx, acc, a, b, mask):
+    """Add to the lanes of `acc` in how many bits `a` and `b` differ, where a mask has ones; to which lanes, is open."""
+
+    def codegen(context, builder, signature, args):
+        acc, a, b, mask = args
+        return _add_counts(builder, acc, _ones(builder, builder.and_(builder.xor(a, b), mask)))
+
+    return i32x16(i32x16, u8x64, u8x64, u8x64), codegen
+
+
+@intrinsic
+def add_half_distances(typingctx, acc, a, b, crossed, mask):
+    """The same of numbers of two bits: 4 for high bits that differ, 1 for low ones, 2 for the high of one and the low
+    of the other. `crossed` is b with the two bits of each number in each other's place.
+    """
+
+    def codegen(context, builder, signature, args):
+        acc, a, b, crossed, mask = args
+        straight = builder.and_(builder.xor(a, b), mask)
+        crossed = builder.and_(builder.xor(a, crossed), mask)
+        if PATH == "avx2":  # which would look up four bits at a time to count them: so the table weighs them, too
+            counts = builder.add(_weighed(builder, straight, 1, 4), _weighed(builder, crossed, 2, 2))
+            return _add_counts(builder, acc, counts)
+        low, high = (_ones(builder, builder.and_(straight, v.const(u8x64.llvm, bits))) for bits in (0x55, 0xAA))
+        counts = builder.add(_ones(builder, crossed), builder.add(high, high))
+        return _add_counts(builder, acc, builder.add(low, builder.add(counts, counts)))
+
+    return i32x16(i32x16, u8x64, u8x64, u8x64, u8x64), codegen
+
+
+def _weighed(builder, bits, low, high):
+    """The sum of the weights of the low and the high bits of numbers of two bits, in each byte."""
+    pair, half, words = (0, low, high, low + high), v.vec(I8, 32), v.vec(I16, 32)
+    table = ir.Constant(half, [pair[i & 3] + pair[i >> 2] for i in range(16)] * 2)
+    upper = builder.bitcast(builder.lshr(builder.bitcast(bits, words), v.const(words, 4)), u8x64.llvm)
+    sums = []
+    for fours in (bits, upper):
+        fours = builder.and_(fours, v.const(u8x64.llvm, 15))
+        halves = (v.slice(builder, fours, i, i + 32) for i in (0, 32))
+        sums.append(v.join(builder, *(v.call(builder, "llvm.x86.avx2.pshuf.b", half, table, one) for one in halves)))
+    return builder.add(*sums)
+
+
 @intrinsic
 def store_part_sums(typingctx, address, stride, a, b, c, d):
     """Store the sums of the first four lanes of four vectors as four int32 numbers, and so on, `stride` bytes apart."""
@@ -618,6 +684,18 @@ def at_least(typingctx, address, threshold):
         return _comparison(builder, v.load(builder, args[0], f32x16.llvm), v.splat(builder, args[1], 16))
 
     return types.int64(types.intp, types.float32), codegen
+
+
+@intrinsic
+def at_most(typingctx, address, number):
+    """Which of the sixteen int32 numbers at an address are not above another, as the bits of a number."""
+
+    def codegen(context, builder, signature, args):
+        numbers = v.load(builder, args[0], i32x16.llvm)
+        found = builder.icmp_signed("<=", numbers, v.splat(builder, args[1], 16))
+        return builder.zext(builder.bitcast(found, I16), I64)
+
+    return types.int64(types.intp, types.int32), codegen
 
 
 @intrinsic
