@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from qindex import device
 from qindex.backend import forced, has_integers, loader, path, warmup
 from qindex.device import Activations, DeviceCodes, dtype, on_device
-from qindex.formats import HALF2, SIGN
 from qindex.threads import set_threads, split, threads
 from qindex.types import BlockValues, Codes, Matches, Queries, Vectors
 from qindex_kernels.layout import Copies, Level, Listed, Only, Part, Rows, Runs, Through
@@ -194,8 +193,8 @@ def _topk(queries: Queries, codes: Codes, k: int, ids: NDArray[np.int64], allow:
 
 def _comparable(queries: Queries, codes: Codes) -> tuple[NDArray[np.uint8], ...]:
     """The packed codes of queries, (m, row_bytes), if there are some whose bits may be compared with those of rows."""
-    own = queries.codes
-    if own is None or own.format != codes.format or codes.format not in (SIGN, HALF2) or not codes.is_bare:
+    own, kind = queries.codes, codes.format.name
+    if own is None or own.format.name != kind or kind not in ("sign", "half2") or not codes.is_bare:
         return ()
     return (own.data,)
 

@@ -102,6 +102,17 @@ load_f32, store_f32 = _vector_words("f32", f32x16)
 
 
 @intrinsic
+def load_half(typingctx, address):
+    """Thirty-two bytes at an address, and as many zeros: of those, what narrower registers compute is known before."""
+
+    def codegen(context, builder, signature, args):
+        half = v.vec(I8, 32)
+        return v.join(builder, v.load(builder, args[0], half), v.const(half, 0))
+
+    return u8x64(types.intp), codegen
+
+
+@intrinsic
 def gather(typingctx, start, rows, size):
     """The numbers of `size` (1, 2 or 4) bytes, side by side from an address on, of sixteen rows; zeros above them.
 

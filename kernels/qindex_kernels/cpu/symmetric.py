@@ -31,6 +31,7 @@ from qindex_kernels.cpu.simd import (
     add_sign_distances,
     at_most,
     load_bytes,
+    load_half,
     lowest_bit,
     peek_f32,
     peek_f64,
@@ -157,18 +158,26 @@ def sign_distances(query, mask, width, rows, first, n, out):
 def half_distances(query, mask, width, rows, first, n, out):
     """The same of two bits a dimension."""
     row_bytes, at_row = rows.row_bytes, row_address(rows, first)
+    whole = row_bytes + 31 & -64  # half a register at the end is read alone: with AVX2 it takes half the time
     last = at_row + (n - 1) * row_bytes
     for _j in range(0, n, 4):
         a, b, c, d = at_row, at_row + row_bytes, at_row + 2 * row_bytes, at_row + 3 * row_bytes
         b, c, d = min(b, last), min(c, last), min(d, last)
         a_sum, b_sum, c_sum, d_sum = zero_i32(), zero_i32(), zero_i32(), zero_i32()
-        for at in range(0, width, 64):
+        for at in range(0, whole, 64):
             ask_ahead(at_row + 4 * at)
             q, crossed, there = load_bytes(query + at), load_bytes(query + width + at), load_bytes(mask + at)
             a_sum = add_half_distances(a_sum, load_bytes(a + at), q, crossed, there)
             b_sum = add_half_distances(b_sum, load_bytes(b + at), q, crossed, there)
             c_sum = add_half_distances(c_sum, load_bytes(c + at), q, crossed, there)
             d_sum = add_half_distances(d_sum, load_bytes(d + at), q, crossed, there)
+        if whole < width:
+            ask_ahead(at_row + 4 * whole)
+            q, crossed, there = load_half(query + whole), load_half(query + width + whole), load_half(mask + whole)
+            a_sum = add_half_distances(a_sum, load_half(a + whole), q, crossed, there)
+            b_sum = add_half_distances(b_sum, load_half(b + whole), q, crossed, there)
+            c_sum = add_half_distances(c_sum, load_half(c + whole), q, crossed, there)
+            d_sum = add_half_distances(d_sum, load_half(d + whole), q, crossed, there)
         store_sums_i32(out, a_sum, b_sum, c_sum, d_sum)
         at_row += 4 * row_bytes
         out += 16
