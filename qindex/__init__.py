@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from qindex.encode.adapter import Adapter, fit_adapter
     from qindex.encode.sentence import SentenceEncoder
     from qindex.index import FlatIndex, GraphIndex, IVFIndex
     from qindex.io import FormatError
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from qindex.transform import OPQ, PCA, Center, Rotation, Standardize, Truncate, Whiten
 
 _HOMES = {
+    "Adapter": "qindex.encode.adapter",
     "Binary": "qindex.quantize",
     "CausalReranker": "qindex.rerank",
     "Center": "qindex.transform",
@@ -60,6 +62,7 @@ _HOMES = {
     "Standardize": "qindex.transform",
     "Truncate": "qindex.transform",
     "Whiten": "qindex.transform",
+    "fit_adapter": "qindex.encode.adapter",
     "load": "qindex.opening",
     "set_threads": "qindex.kernels",
     "verify": "qindex.opening",
@@ -68,6 +71,7 @@ _HOMES = {
 __all__ = [
     "OPQ",
     "PCA",
+    "Adapter",
     "Binary",
     "CausalReranker",
     "Center",
@@ -93,6 +97,7 @@ __all__ = [
     "Standardize",
     "Truncate",
     "Whiten",
+    "fit_adapter",
     "load",
     "set_threads",
     "verify",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import qindex.encode.adapter
 import qindex.encode.shards
 import qindex.index
 import qindex.lowbit.plan

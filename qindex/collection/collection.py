@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from qindex.collection import catalogue
 from qindex.collection.sources import Document
+from qindex.encode.adapter import Adapter
 from qindex.encode.chunks import split_passages
 from qindex.index.flat import FlatIndex
 from qindex.io import FormatError
@@ -111,17 +112,23 @@ class Collection:
     def __len__(self) -> int:
         return len(self.index)
 
-    def search(self, texts: Sequence[str], k: int = 10, *, encoder: Encoder) -> list[list[Hit]]:
+    def search(
+        self, texts: Sequence[str], k: int = 10, *, encoder: Encoder, adapter: Adapter | None = None
+    ) -> list[list[Hit]]:
         """The `k` best passages for each text, best first, or all where there are fewer.
 
         A hit's metadata tells its `source`, `start` and `end` (characters in the document), the `line` of a JSON lines
         file, and in `fields` the document's own metadata.
 
-        Raises ValueError for an encoder other than the one the collection was built with.
+        An encoder other than the one the collection was built with needs an `adapter` from its space to that of the
+        collection (`qindex.fit_adapter`, told both identities). Raises ValueError for any other, or without one.
         """
-        self.check_encoder(encoder)
+        self.check_encoder(encoder, adapter)
         questions = as_texts(texts)
-        return self.search_vectors(encoder.encode_query(questions), k) if questions else []
+        if not questions:
+            return []
+        queries = encoder.encode_query(questions)
+        return self.search_vectors(queries if adapter is None else adapter.apply(queries), k)
 
     def search_vectors(self, queries: ArrayLike, k: int = 10) -> list[list[Hit]]:
         """`search` for queries that the right encoder has encoded: (m, dim) floats."""
@@ -145,12 +152,21 @@ class Collection:
         if catalogue.active_segment(connection) != self.meta.segment:
             raise ValueError(f"collection {self.path} was built anew since it was opened; open it again")
 
-    def check_encoder(self, encoder: Encoder) -> None:
-        """Raise ValueError unless `encoder` makes vectors of the space that the collection holds."""
-        if encoder.identity != self.meta.encoder:
+    def check_encoder(self, encoder: Encoder, adapter: Adapter | None = None) -> None:
+        """Raise ValueError unless `encoder`, through `adapter` if given, makes vectors of the collection's space."""
+        if adapter is not None:
+            adapter.check(encoder, self.index.dim)
+            if (adapter.old_identity, adapter.new_identity) != (self.meta.encoder, encoder.identity):
+                raise ValueError(
+                    f"adapter must be from the encoder's space {encoder.identity!r} to that of the collection "
+                    f"{self.path}, {self.meta.encoder!r}, got one from {adapter.new_identity!r} to "
+                    f"{adapter.old_identity!r}; fit one with fit_adapter(..., old_identity=..., new_identity=...)"
+                )
+        elif encoder.identity != self.meta.encoder:
             raise ValueError(
                 f"collection {self.path} was built with the encoder {self.meta.encoder!r}, "
-                f"but encoder is {encoder.identity!r}; search with the former, or build the collection again"
+                f"but encoder is {encoder.identity!r}; search with the former, with an adapter from the latter "
+                "(qindex.fit_adapter), or build the collection again"
             )
 
     def info(self) -> dict[str, str | int]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from qindex.encode.adapter import Adapter
 from qindex.index.allow import Allow
 from qindex.rerank.fusion import Fusion
 from qindex.rerank.order import DEPTH, rerank
@@ -20,7 +21,11 @@ class Retriever:
     A `reranker` reads the best hits of the index and puts them in its order, or in that of `fuse` where one is given or
     the reranker has one.
 
-    Raises ValueError where their numbers differ, or where encoder and index differ in dim.
+    With an `adapter` (`qindex.fit_adapter`), the encoder is a newer one than that of the index: each question goes
+    through the adapter into the space of the index.
+
+    Raises ValueError where their numbers differ, where encoder and index differ in dim, and for an adapter that is not
+    from this encoder to vectors of that dim.
     """
 
     def __init__(
@@ -32,6 +37,7 @@ class Retriever:
         metadata: Sequence[Mapping[str, Any]] | None = None,
         reranker: Reranker | None = None,
         fuse: Fusion | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         if fuse is not None and reranker is None:
             raise ValueError("fuse must come with a reranker, whose scores it takes, got none")
@@ -44,12 +50,15 @@ class Retriever:
             raise ValueError(
                 f"metadata must be aligned with index.ids: the index holds {len(index)}, got {len(metadata)} entries"
             )
-        if encoder.dim != index.dim:
+        if adapter is not None:
+            adapter.check(encoder, index.dim)
+        elif encoder.dim != index.dim:
             raise ValueError(
                 f"encoder gives vectors of dim {encoder.dim}, but index holds dim {index.dim}; "
-                "search with the encoder that the index was built with"
+                "search with the encoder that the index was built with, or with an adapter (qindex.fit_adapter)"
             )
         self._encoder = encoder
+        self._adapter = adapter
         self._index = index
         self._metadata = metadata
         self._reranker = reranker
@@ -81,7 +90,10 @@ class Retriever:
         if not questions:
             return []
         n = k if self._reranker is None else max(k, depth or DEPTH)
-        ids, scores = self._index.search(self._encoder.encode_query(questions), n, allow=allow)
+        queries = self._encoder.encode_query(questions)
+        if self._adapter is not None:
+            queries = self._adapter.apply(queries)
+        ids, scores = self._index.search(queries, n, allow=allow)
         found = [
             [self._hit(id, score) for id, score in zip(*row, strict=True) if id >= 0]
             for row in zip(ids.tolist(), scores.tolist(), strict=True)

@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
+from qindex import fit_adapter
 from qindex.collection.collection import Collection
 from qindex.collection.sources import Document
 from qindex.io import FormatError
@@ -199,8 +200,46 @@ def test_an_empty_folder_may_become_a_collection(tmp_path):
 def test_another_encoder_is_refused_and_both_are_named(fruit):
     other = Words()
     other.identity = "letters"
-    with pytest.raises(ValueError, match="built with the encoder 'words', but encoder is 'letters'"):
+    with pytest.raises(ValueError, match=r"built with the encoder 'words', but encoder is 'letters'.* an adapter"):
         fruit.search(["bananas"], encoder=other)
+
+
+class Turned(Words):
+    """The same vectors with their numbers in another order."""
+
+    identity = "turned"
+
+    def encode_document(self, texts):
+        return super().encode_document(texts)[:, ::-1]
+
+    encode_query = encode_document
+
+
+def adapter_between(**identities):
+    texts = [f"{word} {number}" for number in range(100) for word in ("bananas", "yellow", "sky")]
+    return fit_adapter(Words().encode_document(texts), Turned().encode_document(texts), **identities)
+
+
+def test_through_an_adapter_another_encoder_may_search(fruit):
+    adapter = adapter_between(old_identity="words", new_identity="turned")
+    [hits] = fruit.search(["yellow bananas"], encoder=Turned(), adapter=adapter)
+    [wanted] = fruit.search(["yellow bananas"], encoder=Words())
+    assert [(hit.id, hit.text) for hit in hits] == [(hit.id, hit.text) for hit in wanted]
+    assert fruit.search([], encoder=Turned(), adapter=adapter) == []
+
+
+@pytest.mark.parametrize(
+    ("identities", "message"),
+    [
+        ({}, "space 'turned' to that of the collection .*, 'words', got one from None to None"),
+        ({"new_identity": "turned"}, "got one from 'turned' to None"),
+        ({"old_identity": "letters", "new_identity": "turned"}, "got one from 'turned' to 'letters'; fit one with"),
+        ({"old_identity": "words", "new_identity": "letters"}, "fitted for the encoder 'letters', but .* 'turned'"),
+    ],
+)
+def test_an_adapter_of_other_spaces_is_refused_and_both_are_named(fruit, identities, message):
+    with pytest.raises(ValueError, match=message):
+        fruit.search(["bananas"], encoder=Turned(), adapter=adapter_between(**identities))
 
 
 def test_a_bare_string_is_refused(fruit):

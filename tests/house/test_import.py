@@ -24,6 +24,7 @@ MODULES = [
     ".rerank.templates",
     ".kernels",
     ".opening",
+    ".encode.adapter",
     ".encode.sentence",
     ".search.retriever",
     ".cli",

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from qindex import fit_adapter
 from qindex.index.flat import FlatIndex
 from qindex.quantize import Float32
 from qindex.rerank import Interpolation
@@ -126,3 +127,42 @@ def test_settings_of_a_reranker_without_one_are_refused(index):
             retriever.search(["sea"], k=1, **setting)
     with pytest.raises(ValueError, match="depth must be at least k, 3, got 2"):
         Retriever(WordEncoder(), index, TEXTS, reranker=LongestFirst()).search(["sea"], k=3, depth=2)
+
+
+class NewWordEncoder(WordEncoder):
+    """The same counts in another order, and one more number."""
+
+    dim = len(WORDS) + 1
+    identity = "new words"
+
+    def encode_document(self, texts):
+        return np.pad(super().encode_document(texts)[:, ::-1], ((0, 0), (0, 1)))
+
+    encode_query = encode_document
+
+
+def adapter_to_words(**identities):
+    texts = [*TEXTS, *WORDS]
+    return fit_adapter(WordEncoder().encode_document(texts), NewWordEncoder().encode_document(texts), **identities)
+
+
+def test_through_an_adapter_a_new_encoder_finds_what_the_old_one_does(index):
+    questions = ["dog dog cat", "sea", "blue sky"]
+    for identities in ({}, {"old_identity": "words", "new_identity": "new words"}):
+        retriever = Retriever(NewWordEncoder(), index, TEXTS, adapter=adapter_to_words(**identities))
+        for found, wanted in zip(
+            retriever.search(questions), Retriever(WordEncoder(), index, TEXTS).search(questions), strict=True
+        ):
+            assert {hit.id: pytest.approx(hit.score, abs=1e-5) for hit in wanted} == {
+                hit.id: hit.score for hit in found
+            }
+
+
+def test_an_adapter_for_another_encoder_or_index_is_refused(index):
+    with pytest.raises(ValueError, match="fitted for the encoder 'newest', but encoder is 'new words'"):
+        Retriever(NewWordEncoder(), index, TEXTS, adapter=adapter_to_words(new_identity="newest"))
+    with pytest.raises(ValueError, match="from the encoder's dim 4 to that of the index, 4, got one from 5 to 4"):
+        Retriever(WordEncoder(), index, TEXTS, adapter=adapter_to_words())
+    wide = FlatIndex.build(np.ones((4, 6), np.float32), Float32())
+    with pytest.raises(ValueError, match="to that of the index, 6, got one from 5 to 4; fit one with fit_adapter"):
+        Retriever(NewWordEncoder(), wide, TEXTS, adapter=adapter_to_words())
