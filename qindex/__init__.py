@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Microscaling,
         ProductQuantizer,
         RaBitQ,
+        RecurrentBinary,
         Spectral,
     )
     from qindex.rerank import CausalReranker, CrossEncoderReranker
@@ -53,6 +54,7 @@ _HOMES = {
     "Microscaling": "qindex.quantize",
     "ProductQuantizer": "qindex.quantize",
     "RaBitQ": "qindex.quantize",
+    "RecurrentBinary": "qindex.quantize",
     "OPQ": "qindex.transform",
     "PCA": "qindex.transform",
     "Retriever": "qindex.search.retriever",
@@ -90,6 +92,7 @@ __all__ = [
     "Microscaling",
     "ProductQuantizer",
     "RaBitQ",
+    "RecurrentBinary",
     "Retriever",
     "Rotation",
     "SentenceEncoder",

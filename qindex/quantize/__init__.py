@@ -10,9 +10,10 @@ from qindex.quantize.lloyd_max import LloydMax
 from qindex.quantize.microscaling import Microscaling
 from qindex.quantize.product import ProductQuantizer
 from qindex.quantize.rabitq import RaBitQ
+from qindex.quantize.recurrent import RecurrentBinary
 from qindex.quantize.spectral import Spectral
 
 __all__ = [
     "Binary", "Chain", "Float8", "Float16", "Float32", "Int4", "Int8", "LloydMax", "Microscaling", "ProductQuantizer",
-    "RaBitQ", "Spectral",
+    "RaBitQ", "RecurrentBinary", "Spectral",
 ]  # fmt: skip

@@ -18,8 +18,8 @@ from qindex.types import BlockValues, Codes, Part, Queries, Vectors, as_vectors,
 LEAST_BYTES = 16
 
 # Sizes of the steps that are tried for each row, where levels are so fine that what lies beyond the last one decides.
-_TRIED = np.exp(np.arange(-5, 2) * 0.08).astype(np.float32)
-_FINE = 6  # bits
+TRIED = np.exp(np.arange(-5, 2) * 0.08).astype(np.float32)
+FINE = 6  # bits
 
 
 @register("Spectral")
@@ -66,7 +66,7 @@ class Spectral:
 
         Raises ValueError for a vector more than about 100 times as far from the mean as any that `fit` has seen.
         """
-        spectrum = self._learnt()
+        spectrum = self.learnt
         vectors = as_vectors(vectors, dim=spectrum.dim)
         n, kept = len(vectors), len(spectrum.bits)
         parts = [Part(empty((n, format.row_bytes(count)), np.uint8), format, count) for format, count in spectrum.parts]
@@ -92,7 +92,7 @@ class Spectral:
 
     def dequantize(self, codes: Codes) -> Vectors:
         """The vectors that scores are products with: (n, dim) float32."""
-        spectrum = self._learnt()
+        spectrum = self.learnt
         check_codes(codes, self.quantize(np.empty((0, spectrum.dim), np.float32)))
         result = np.empty((len(codes), spectrum.dim), np.float32)
         for start in range(0, len(codes), AT_ONCE):
@@ -102,7 +102,7 @@ class Spectral:
 
     def prepare(self, queries: Vectors) -> Queries:
         """(m, dim) floats as the levels meet them, and their products with the mean."""
-        spectrum = self._learnt()
+        spectrum = self.learnt
         queries = as_vectors(queries, "queries", spectrum.dim)
         return Queries(spectrum.along(queries), (queries.astype(np.float64) * spectrum.origin.mean).sum(axis=1))
 
@@ -116,7 +116,9 @@ class Spectral:
             )
         return self.bytes
 
-    def _learnt(self) -> Spectrum:
+    @property
+    def learnt(self) -> Spectrum:
+        """What `fit` has found; ValueError before it."""
         if self.spectrum is None:
             raise unfitted("Spectral")
         return self.spectrum
@@ -134,10 +136,10 @@ def _levels(spectrum: Spectrum, directions: Vectors) -> Vectors:
     """Levels near directions: the nearest or, where they are fine, those of the step that brings them nearest."""
     steps, units = spectrum.steps, spectrum.units
     in_steps = np.divide(directions, steps, out=np.zeros_like(directions), where=steps > 0)
-    if spectrum.bits[0] < _FINE:
+    if spectrum.bits[0] < FINE:
         return _nearest(spectrum, in_steps)
     best, best_cosine = np.ones((len(directions), 1), np.float32), np.full(len(directions), -np.inf)
-    for size in _TRIED:
+    for size in TRIED:
         decoded = _nearest(spectrum, in_steps / size) * units
         squares = row_dots(decoded, decoded)
         cosine = row_dots(directions, decoded) / np.sqrt(np.where(squares > 0, squares, 1))

@@ -43,6 +43,8 @@ class Spectrum:
     spread: NDArray[np.float32]  # (kept,)
     # Where every axis has 8 bits, the first can get no more of them: their errors are moved to the others (`shaping`).
     feedback: NDArray[np.float32] | None = None  # (kept, kept)
+    # By which rows are decoded and queries mapped, if training has found others than the axes (`quantize.learning`).
+    decoder: NDArray[np.float32] | None = None  # (kept, dim)
 
     def __post_init__(self) -> None:
         if not isinstance(self.origin, Origin) or self.origin.seed is not None:
@@ -57,6 +59,8 @@ class Spectrum:
         ]
         if self.feedback is not None:
             arrays.append(("feedback", self.feedback, np.float32, (kept, kept)))
+        if self.decoder is not None:
+            arrays.append(("decoder", self.decoder, np.float32, (kept, dim)))
         for name, array, dtype, shape in arrays:
             if array.dtype != dtype or array.shape != shape or not np.isfinite(array).all():
                 raise ValueError(f"{name} must be finite {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
@@ -99,6 +103,10 @@ class Spectrum:
     def _exact_axes(self) -> NDArray[np.float64]:
         return self.axes.astype(np.float64)
 
+    @cached_property
+    def _exact_decoder(self) -> NDArray[np.float64]:
+        return self._exact_axes if self.decoder is None else self.decoder.astype(np.float64)
+
     @property
     def parts(self) -> list[tuple[Format, int]]:
         """The format of each part of a row, and how many axes it holds."""
@@ -135,12 +143,12 @@ class Spectrum:
 
     def vectors(self, decoded: Vectors) -> Vectors:
         """What lies at these numbers along the axes: (n, kept) -> (n, dim)."""
-        return self.origin.vectors((decoded.astype(np.float64) @ self.axes).astype(np.float32))
+        return self.origin.vectors((decoded.astype(np.float64) @ self._exact_decoder).astype(np.float32))
 
     def along(self, queries: Vectors) -> Vectors:
         """(m, dim) floats as levels along the axes meet them: (m, kept)."""
         units = self.units * 2.0**-self.origin.exponent
-        return (along_axes(queries.astype(np.float64), self._exact_axes) * units).astype(np.float32)
+        return (along_axes(queries.astype(np.float64), self._exact_decoder) * units).astype(np.float32)
 
 
 def _format(bits: int) -> Format:
