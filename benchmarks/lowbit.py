@@ -17,11 +17,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import environment
+import sections
 from bars import bar, invariant
-from sections import asked, earlier
 
-SECTIONS = ("solvers", "quality", "encode", "causal")
+SECTIONS = {"solvers": 2, "quality": 2, "encode": 1, "causal": 1}  # and the threads of each
 PACKAGES = ["numpy", "numba", "torch", "transformers", "sentence-transformers"]
 PEER_PACKAGES = {"encode": ["onnxruntime", "openvino"]}
 STARTED_WITH = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -30,27 +29,13 @@ JUDGED = ("cran", "med", "xquad-en")
 SCHEMES = ("int8", "int4", "int3", "int2", "nf4", "mxfp4", "lloydmax4")
 
 
-def main() -> None:
-    chosen, quick, _ = asked(__doc__, SECTIONS, STARTED_WITH)
-    import torch
+def measured(section: str, quick: bool) -> dict[str, Any]:
+    found: dict[str, Any] = globals()[section](quick)
+    return found
 
-    import qindex
 
-    torch.set_grad_enabled(False)
-    for name in chosen:
-        print(name, flush=True)
-        threads = 2 if name in ("solvers", "quality") else 1
-        qindex.set_threads(threads)
-        torch.set_num_threads(threads)
-        started = time.perf_counter()
-        measured = globals()[name](quick)
-        measured["settings"] = {"threads": threads, "quick": quick, **measured.get("settings", {})}
-        packages = PACKAGES + PEER_PACKAGES.get(name, [])
-        described = {"environment": environment.environment(packages), "seconds": round(time.perf_counter() - started)}
-        result = earlier("lowbit")
-        result[name] = described | measured
-        environment.write_result("lowbit", result)
-    print(f"written to {environment.RESULTS / 'lowbit.json'}")
+def packages(section: str) -> list[str]:
+    return PACKAGES + PEER_PACKAGES.get(section, [])
 
 
 def solvers(quick: bool) -> dict[str, Any]:
@@ -262,4 +247,4 @@ def causal(quick: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    sections.run("lowbit", __doc__, SECTIONS, measured, packages, STARTED_WITH)

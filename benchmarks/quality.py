@@ -63,7 +63,8 @@ def main() -> None:
         result["bars"] = before.get("bars", {}) | {name: bars}
         environment.write_result("quality", result)
         if "vectors" in result:
-            quality_picture.draw(result["vectors"], environment.RESULTS / "quality.png")
+            trained = earlier("recurrent").get("recall", {}).get("rows", [])
+            quality_picture.draw(result["vectors"], trained, environment.RESULTS / "quality.png")
     print(f"written to {environment.RESULTS / 'quality.json'}")
 
 

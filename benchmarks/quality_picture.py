@@ -9,6 +9,7 @@ LOWEST, HIGHEST = 0.55, 0.9985
 # qindex in colours and drawn through; others in greys and dashed. Points of one line are joined.
 LINES: dict[str, dict[str, Any]] = {
     "Spectral": {"color": "#d62728", "marker": "o", "linewidth": 2.2},
+    "RecurrentBinary": {"color": "#e377c2", "marker": "o", "linewidth": 1.8},
     "RaBitQ": {"color": "#1f77b4", "marker": "o", "linewidth": 1.8},
     "LloydMax": {"color": "#2ca02c", "marker": "o", "linewidth": 1.4},
     "integers": {"color": "#ff7f0e", "marker": "s", "linestyle": "none"},
@@ -25,15 +26,19 @@ LINES: dict[str, dict[str, Any]] = {
 OF_OTHERS = {"linestyle": "--", "linewidth": 1.0, "markersize": 5.5}
 
 
-def draw(vectors: dict[str, Any], file: Path) -> None:
-    """Write the picture of the section `vectors`."""
+def draw(vectors: dict[str, Any], trained: list[dict[str, Any]], file: Path) -> None:
+    """Write the picture of the section `vectors`, and of rows of recurrent.json."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.ticker import FuncFormatter
 
-    rows = vectors["rows"]
+    rows = vectors["rows"] + [
+        {"line": row["line"], "family": "qindex", "bytes_per_vector": row["bytes"],
+         "recall_at_10": {"mean": row["recall"]}}
+        for row in trained if row["line"] == "RecurrentBinary"
+    ]  # fmt: skip
     figure, axes = pyplot.subplots(figsize=(9, 5.6), dpi=160, layout="constrained")
     for line, look in LINES.items():
         points = sorted((row["bytes_per_vector"], row["recall_at_10"]["mean"]) for row in rows if row["line"] == line)

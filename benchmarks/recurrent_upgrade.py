@@ -58,11 +58,14 @@ def encoded(one: JudgedCollection, encoder: SentenceEncoder, quick: bool) -> Enc
         documents = dict(itertools.islice(one.documents.items(), QUICK_DOCUMENTS))
         one = JudgedCollection(documents, one.queries, one.qrels)
     texts = list(one.documents.values())
-    # wordllama knows no capitals: the questions of npl, which has no others, would be noise.
-    questions = [text.lower() if text.isupper() else text for text in one.queries.values()]
     chosen = np.random.default_rng(SEED).permutation(len(texts))[: int(SAMPLE * len(texts))]
     passages = [passage.text for i in chosen for passage in split_passages(texts[i], PASSAGE_CHARS)]
-    return Encoded(one, both(texts), both(questions), both([*(texts[i] for i in chosen), *passages]))
+    return Encoded(one, both(texts), both(questions(one)), both([*(texts[i] for i in chosen), *passages]))
+
+
+def questions(one: JudgedCollection) -> list[str]:
+    """wordllama knows no capitals: the questions of npl, which has no others, would be noise."""
+    return [text.lower() if text.isupper() else text for text in one.queries.values()]
 
 
 def compared(title: str, sets: dict[str, Encoded]) -> list[dict[str, Any]]:

@@ -13,41 +13,19 @@ sections leaves the others as they were.
 """
 
 import importlib
-import os
-import time
-from collections.abc import Callable
 from typing import Any
 
-import environment
-from sections import asked, earlier
+import sections
 
-SECTIONS = ("quality", "speed", "budget", "causal")
+SECTIONS = {"quality": 2, "speed": 1, "budget": 2, "causal": 2}  # and the threads of each
 PACKAGES = ["numpy", "numba", "torch", "transformers", "sentence-transformers"]
 STARTED_WITH = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
 
 
-def main() -> None:
-    chosen, quick, _ = asked(__doc__, SECTIONS, STARTED_WITH)
-    import torch
-
-    import qindex
-
-    torch.set_grad_enabled(False)
-    for name in chosen:
-        print(name, flush=True)
-        threads = {"quality": len(os.sched_getaffinity(0)), "speed": 1}.get(name, 2)
-        qindex.set_threads(threads)
-        torch.set_num_threads(threads)
-        started = time.perf_counter()
-        section: Callable[[bool], dict[str, Any]] = importlib.import_module(f"rerank_{name}").measured
-        measured = section(quick)
-        measured["settings"] = {"threads": threads, "quick": quick, **measured.get("settings", {})}
-        described = {"environment": environment.environment(PACKAGES), "seconds": round(time.perf_counter() - started)}
-        result = earlier("rerank")
-        result[name] = described | measured
-        environment.write_result("rerank", result)
-    print(f"written to {environment.RESULTS / 'rerank.json'}")
+def measured(section: str, quick: bool) -> dict[str, Any]:
+    found: dict[str, Any] = importlib.import_module(f"rerank_{section}").measured(quick)
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    sections.run("rerank", __doc__, SECTIONS, measured, lambda _: PACKAGES, STARTED_WITH)

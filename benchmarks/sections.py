@@ -5,7 +5,8 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,39 @@ def asked(
     if arguments.quick:
         environment.RESULTS = Path(tempfile.gettempdir()) / "qindex-quick"
     return chosen, arguments.quick, {name: getattr(arguments, name) for name in sizes}
+
+
+def run(
+    name: str,
+    description: str,
+    sections: Mapping[str, int],
+    measured: Callable[[str, bool], dict[str, Any]],
+    packages: Callable[[str], Sequence[str]],
+    started_with: Mapping[str, str],
+) -> None:
+    """Measure the sections that are asked for, each on its number of threads, into `results/NAME.json`."""
+    chosen, quick, _ = asked(description, list(sections), started_with)
+    import torch
+
+    import qindex
+
+    torch.set_grad_enabled(False)
+    for section in chosen:
+        print(section, flush=True)
+        threads = sections[section]
+        qindex.set_threads(threads)
+        torch.set_num_threads(threads)
+        started = time.perf_counter()
+        found = measured(section, quick)
+        found["settings"] = {"threads": threads, "quick": quick, **found.get("settings", {})}
+        described = {
+            "environment": environment.environment(packages(section)),
+            "seconds": round(time.perf_counter() - started),
+        }
+        result = earlier(name)
+        result[section] = described | found
+        environment.write_result(name, result)
+    print(f"written to {environment.RESULTS / f'{name}.json'}")
 
 
 def earlier(name: str) -> dict[str, Any]:

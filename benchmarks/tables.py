@@ -15,6 +15,7 @@ import tables_gpu
 import tables_kernels
 import tables_lowbit
 import tables_quality
+import tables_recurrent
 import tables_rerank
 from environment import RESULTS
 from table_text import code, measured, table
@@ -78,7 +79,8 @@ def scan(result: dict[str, Any]) -> str:
 
 
 # Tables that show more than one section.
-WHOLE = ("gpu.topk", "gpu.linear", "lowbit.bars", "rerank.bars", "rerank.agreement")
+WHOLE = ("gpu.topk", "gpu.linear", "lowbit.bars", "rerank.bars", "rerank.agreement", "recurrent.bars",
+         "recurrent.encoding", "recurrent.scanning")  # fmt: skip
 
 TABLES = {
     "ann": tables_ann.short,
@@ -116,6 +118,13 @@ TABLES = {
     "rerank.speed": tables_rerank.speed,
     "rerank.budget": tables_rerank.budget,
     "rerank.causal": tables_rerank.causal,
+    "recurrent.bars": tables_recurrent.bars,
+    "recurrent.recall": tables_recurrent.recall,
+    "recurrent.collections": tables_recurrent.collections,
+    "recurrent.encoding": tables_recurrent.encoding,
+    "recurrent.scanning": tables_recurrent.scanning,
+    "recurrent.versions": tables_recurrent.versions,
+    "recurrent.upgrade": tables_recurrent.upgrade,
     "gpu.topk": tables_gpu.topk,
     "gpu.linear": tables_gpu.linear,
 }
