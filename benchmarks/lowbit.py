@@ -247,4 +247,4 @@ def causal(quick: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sections.run("lowbit", __doc__, SECTIONS, measured, packages, STARTED_WITH)
+    sections.run("lowbit", __doc__, SECTIONS, packages, STARTED_WITH, measured)

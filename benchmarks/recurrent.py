@@ -13,9 +13,6 @@ QINDEX_DATA must name the folder with minilm-100k and the judged collections. Wr
 a run of some sections leaves the others as they were.
 """
 
-import importlib
-from typing import Any
-
 import sections
 
 SECTIONS = {"recall": 2, "collections": 2, "speed": 1, "versions": 2, "upgrade": 2}  # and the threads of each
@@ -23,10 +20,5 @@ PACKAGES = ["numpy", "numba", "torch", "faiss-cpu", "sentence-transformers", "wo
 STARTED_WITH = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
 
 
-def measured(section: str, quick: bool) -> dict[str, Any]:
-    found: dict[str, Any] = importlib.import_module(f"recurrent_{section}").measured(quick)
-    return found
-
-
 if __name__ == "__main__":
-    sections.run("recurrent", __doc__, SECTIONS, measured, lambda _: PACKAGES, STARTED_WITH)
+    sections.run("recurrent", __doc__, SECTIONS, lambda _: PACKAGES, STARTED_WITH)

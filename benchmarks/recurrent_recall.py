@@ -14,7 +14,7 @@ from quality_data import Vectorised, minilm_100k
 from recurrent_systems import Codec, codecs
 from timing import shown
 
-STEPS, SEEDS, K = 1500, 3, 10
+STEPS, SEEDS, K = 2000, 3, 10
 SEVERAL = ("RecurrentBinary(2, 192)", "RecurrentBinary(3, 256)", "Spectral(50), trained", "Spectral(98), trained")
 BARS = {  # of recall with a float query, and with codes on both sides
     "RecurrentBinary(2, 192)": (0.785, 0.715),

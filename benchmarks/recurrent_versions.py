@@ -11,7 +11,7 @@ from quality_measures import interval, ndcg
 from recurrent_upgrade import questions
 from timing import shown
 
-BITS, DIM, STEPS = 2, 256, 1500
+BITS, DIM, STEPS = 2, 256, 2000
 
 
 def measured(quick: bool) -> dict[str, Any]:

@@ -12,9 +12,6 @@ QINDEX_DATA must name the folder with the judged collections. Writes benchmarks/
 sections leaves the others as they were.
 """
 
-import importlib
-from typing import Any
-
 import sections
 
 SECTIONS = {"quality": 2, "speed": 1, "budget": 2, "causal": 2}  # and the threads of each
@@ -22,10 +19,5 @@ PACKAGES = ["numpy", "numba", "torch", "transformers", "sentence-transformers"]
 STARTED_WITH = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
 
 
-def measured(section: str, quick: bool) -> dict[str, Any]:
-    found: dict[str, Any] = importlib.import_module(f"rerank_{section}").measured(quick)
-    return found
-
-
 if __name__ == "__main__":
-    sections.run("rerank", __doc__, SECTIONS, measured, lambda _: PACKAGES, STARTED_WITH)
+    sections.run("rerank", __doc__, SECTIONS, lambda _: PACKAGES, STARTED_WITH)

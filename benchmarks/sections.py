@@ -1,6 +1,7 @@
 """Benchmarks of several sections: which are asked for, in what process they run, and their result, kept by section."""
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -47,11 +48,14 @@ def run(
     name: str,
     description: str,
     sections: Mapping[str, int],
-    measured: Callable[[str, bool], dict[str, Any]],
     packages: Callable[[str], Sequence[str]],
     started_with: Mapping[str, str],
+    measured: Callable[[str, bool], dict[str, Any]] | None = None,
 ) -> None:
-    """Measure the sections that are asked for, each on its number of threads, into `results/NAME.json`."""
+    """Measure the sections that are asked for, each on its number of threads, into `results/NAME.json`.
+
+    `measured(section, quick)` does it; without, the function of that name in `NAME_SECTION.py`.
+    """
     chosen, quick, _ = asked(description, list(sections), started_with)
     import torch
 
@@ -64,7 +68,10 @@ def run(
         qindex.set_threads(threads)
         torch.set_num_threads(threads)
         started = time.perf_counter()
-        found = measured(section, quick)
+        if measured is None:
+            found = importlib.import_module(f"{name}_{section}").measured(quick)
+        else:
+            found = measured(section, quick)
         found["settings"] = {"threads": threads, "quick": quick, **found.get("settings", {})}
         described = {
             "environment": environment.environment(packages(section)),

@@ -37,7 +37,7 @@ from qindex.types import Codes, Queries, Vectors, as_vectors, row_norms
 STRETCHES = 3
 
 # Rows at once: temporaries stay in the cache.
-_ROWS = 512
+_ROWS = 2048
 
 
 @register("RecurrentModel")

@@ -140,8 +140,6 @@ def test_every_index_finds_by_these_codes_and_is_saved_with_them(
     quantizer: RecurrentBinary, kind: Any, tmp_path: Path
 ) -> None:
     vectors, queries = rows(200), rows(4, 1)
-    if kind is not FlatIndex and quantizer.symmetric:
-        quantizer = dataclasses.replace(quantizer, symmetric=False)
     index = kind.build(vectors, quantizer)
     index.add(rows(3, 2))
     index.save(tmp_path / "index")

@@ -31,7 +31,7 @@ _HELD_OUT, _SEARCHED = 1000, 20_000
 _K = 10
 _WARM_UP = 50
 # Adam's rate for numbers of variance 1, and for the layers of a perceptron.
-_RATE, _HIDDEN_RATE = 3e-5, 1e-4
+_RATE, _HIDDEN_RATE = 1e-4, 3e-4
 
 
 class Check(NamedTuple):
@@ -49,9 +49,9 @@ def train(
     queries: Vectors | None = None,
     old: Codes | None = None,
     recipe: Recipe | None = None,
-    steps: int = 1500,
+    steps: int = 2000,
     checks: int = 10,
-    patience: int = 3,
+    patience: int = 5,
     checkpoint: str | os.PathLike[str] | None = None,
     device: str | None = None,
     report: Callable[[Check], None] | None = None,
