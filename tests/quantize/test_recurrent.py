@@ -12,7 +12,7 @@ import qindex
 from qindex import FlatIndex, GraphIndex, IVFIndex, RecurrentBinary, kernels
 from qindex.io import FormatError
 from qindex.quantize.gaussian import uniform_step
-from qindex.quantize.recurrent import RecurrentModel
+from qindex.quantize.recurrent import BEYOND, RecurrentModel
 
 DIM_IN = 24
 
@@ -87,7 +87,7 @@ def test_a_code_is_that_of_the_formula_at_some_stretch_that_brings_it_as_near_as
         vectors.astype(np.float64) - model.mean, model.levels(vectors, quantizer.format), strict=True
     ):
         along = model.decoder.astype(np.float64) @ vector
-        wanted = model.share * (along @ along)
+        wanted = model.share * (along @ along + BEYOND * max(vector @ vector - along @ along, 0))
         stretch, tried = 1.0, []
         for _ in range(4):
             found = binarized(model, quantizer.bits, vector, stretch)
@@ -103,8 +103,11 @@ def test_codes_point_along_rows_by_the_share_that_was_learnt(bits: int) -> None:
     model = quantizer.model
     assert model is not None
     vectors = rows(300)
-    along = (vectors - model.mean) @ model.decoder.T
-    found = (along * model.levels(vectors, quantizer.format)).sum(axis=1) / (along * along).sum(axis=1)
+    f = vectors - model.mean
+    along = f @ model.decoder.T
+    spanned = (along * along).sum(axis=1)
+    length = spanned + BEYOND * np.maximum((f * f).sum(axis=1) - spanned, 0)
+    found = (along * model.levels(vectors, quantizer.format)).sum(axis=1) / length
     assert np.mean(np.abs(found / model.share - 1)) < 0.05
 
 

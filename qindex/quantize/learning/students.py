@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from qindex.quantize.gaussian import uniform_step
-from qindex.quantize.recurrent import STRETCHES, RecurrentBinary, RecurrentModel
+from qindex.quantize.recurrent import BEYOND, STRETCHES, RecurrentBinary, RecurrentModel
 from qindex.quantize.spectral import FINE, TRIED, Spectral
 from qindex.transform import Rotation
 from qindex.transform.pca import principal_axes
@@ -110,14 +110,15 @@ class RecurrentStudent(Student):
             fitted = torch.from_numpy(rows)
             along = fitted @ self.decoder.T
             levels_now = self._binarized(self._read(fitted), torch.ones(len(rows)))
-            self.share.fill_((along * levels_now).sum() / along.square().sum())
+            self.share.fill_((along * levels_now).sum() / _length(fitted, along).sum())
             self.fit_gain(torch.from_numpy(vectors[:2000]))
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         rows = (x - self.mean) / self.unit
         read = self._read(rows)
         with torch.no_grad():
-            stretch = self._stretch(rows @ self.decoder.T, read)
+            along = rows @ self.decoder.T
+            stretch = self._stretch(along, _length(rows, along) * self.share, read)
         return self._binarized(read, stretch)
 
     def queries(self, x: torch.Tensor) -> torch.Tensor:
@@ -164,9 +165,8 @@ class RecurrentStudent(Student):
             errors.append(own - levels[-1])
         return torch.cat(levels, dim=1)
 
-    def _stretch(self, along: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+    def _stretch(self, along: torch.Tensor, wanted: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
         """As `RecurrentModel.levels` finds it."""
-        wanted = along.square().sum(dim=1) * self.share
         stretch = torch.ones(len(along), device=along.device)
         best, missed = stretch, torch.full_like(stretch, torch.inf)
         for _ in range(STRETCHES + 1):
@@ -176,6 +176,12 @@ class RecurrentStudent(Student):
             missed = torch.minimum(missed, (wanted - reached).abs())
             stretch = stretch * torch.where(reached > 0, wanted / reached, 1).clamp(0.5, 2)
         return best
+
+
+def _length(rows: torch.Tensor, along: torch.Tensor) -> torch.Tensor:
+    """Of what codes are to point along: (n,)."""
+    spanned = along.square().sum(dim=1)
+    return spanned + BEYOND * (rows.square().sum(dim=1) - spanned).clamp_min(0)
 
 
 def _feedback(weights: NDArray[np.float64], group: int) -> NDArray[np.float64]:
