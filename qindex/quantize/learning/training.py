@@ -51,7 +51,7 @@ def train(
     recipe: Recipe | None = None,
     steps: int = 2000,
     checks: int = 10,
-    patience: int = 5,
+    patience: int = 8,
     checkpoint: str | os.PathLike[str] | None = None,
     device: str | None = None,
     report: Callable[[Check], None] | None = None,
@@ -64,7 +64,8 @@ def train(
     `FlatIndex.from_codes(new, old)`. `recipe` is `Neighbours()` unless told: see `recipes.py`.
 
     `checks` times, recall@10 of held-out rows is measured, of symmetric queries where the quantizer has them; what was
-    best is returned, and `patience` checks without a better one end it. With a `checkpoint`, a file, training that was
+    best is returned, and `patience` checks without a better one end it; the last steps, which are the smallest, often
+    gain most. With a `checkpoint`, a file, training that was
     cut off goes on from its last check when it is called again in the same way; the file is removed in the end. Equal
     arguments give equal codes on one machine with one number of threads.
 
