@@ -65,9 +65,9 @@ def train(
 
     `checks` times, recall@10 of held-out rows is measured, of symmetric queries where the quantizer has them; what was
     best is returned, and `patience` checks without a better one end it; the last steps, which are the smallest, often
-    gain most. With a `checkpoint`, a file, training that was
-    cut off goes on from its last check when it is called again in the same way; the file is removed in the end. Equal
-    arguments give equal codes on one machine with one number of threads.
+    gain most. With a `checkpoint`, a file, training that was cut off goes on from its last check when it is called
+    again in the same way; the file is removed in the end. Equal arguments give equal codes on one machine with one
+    number of threads.
 
     Raises ValueError for too few rows, and where codes have collapsed: most numbers of a code are the same for nearly
     all rows. A loss that is not finite ends training with what was best so far, and a warning.
