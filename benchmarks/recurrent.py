@@ -15,9 +15,9 @@ a run of some sections leaves the others as they were.
 
 import sections
 
-SECTIONS = {"recall": 2, "collections": 2, "speed": 1, "versions": 2, "upgrade": 2}  # and the threads of each
+SECTIONS = dict.fromkeys(("recall", "collections", "speed", "versions", "upgrade"), 1)  # and the threads of each
 PACKAGES = ["numpy", "numba", "torch", "faiss-cpu", "sentence-transformers", "wordllama"]
-STARTED_WITH = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+STARTED_WITH = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 if __name__ == "__main__":

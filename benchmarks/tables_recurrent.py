@@ -22,7 +22,7 @@ def recall(result: dict[str, Any]) -> str:
         rows,
         f"{settings['rows']:,} rows of minilm-100k, {settings['queries']:,} queries that no code has seen; where there "
         "are three seeds, their mean, the least and the most. Trained are those with up to "
-        f"{settings['steps']:,} steps on {settings['threads']} threads. " + measured(result["environment"]),
+        f"{settings['steps']:,} steps on one thread. " + measured(result["environment"]),
     )
 
 
