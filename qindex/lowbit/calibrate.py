@@ -28,19 +28,24 @@ def collect(
     """Run texts, or lists of token numbers, through a network, and sum up what enters its linear layers.
 
     One text runs at a time, so memory is bounded by the largest text and the statistics themselves: float64 (dim, dim)
-    for a layer of up to `max_dim` inputs. Layers that share their input, as queries, keys and values do, share its
-    statistics.
+    for a layer of up to `max_dim` inputs. Layers that run one after another on one input, as queries, keys and values
+    do, share its statistics.
 
     Raises ValueError for texts without a tokenizer, for none at all, and for inputs that are not finite.
     """
     collector = Collector(max_dim)
-    inputs: dict[tuple[int, ...], str] = {}  # of the text that runs: the first layer that an input met
+    # The last input and the first layer that it met. It is held until the next comes: only as long as it lives is its
+    # address its own.
+    last: tuple[torch.Tensor, str] | None = None
     leaders: dict[str, str] = {}
 
     def hook(name: str) -> Any:
         def before(_module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+            nonlocal last
             x = arguments[0]
-            leader = leaders.setdefault(name, inputs.setdefault((x.data_ptr(), *x.shape), name))
+            if last is None or (last[0].data_ptr(), last[0].shape) != (x.data_ptr(), x.shape):
+                last = x, name
+            leader = leaders.setdefault(name, last[1])
             if leader == name:
                 collector.add(name, x.reshape(-1, x.shape[-1]).to("cpu", torch.float32).numpy())
 
@@ -56,7 +61,7 @@ def collect(
             tokens = _tokens(text, tokenizer)
             if tokens:
                 network(input_ids=torch.tensor([tokens], device=network.device))
-            inputs.clear()
+            last = None
     finally:
         for handle in handles:
             handle.remove()

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 import qindex
 from qindex import lowbit
+from qindex.lowbit.network import layers_of
 
 LENGTHS = [5, 1, 17, 30]
 
@@ -66,6 +68,30 @@ def test_layers_with_one_input_share_its_statistics() -> None:
     assert statistics[names[0]] is statistics[names[1]] is statistics[names[2]]
     assert statistics["layers.0.mlp.down_proj"] is not statistics[names[0]]
     assert statistics[names[0]].count == 5
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Gemma", "GPT2"])
+def test_the_statistics_of_a_layer_are_those_of_its_own_inputs(kind: str) -> None:
+    original = made(*DECODERS[kind])
+    texts = [batch([40 + i])["input_ids"][0].tolist() for i in range(6)]
+    wanted: dict[str, Any] = {}
+
+    def hook(name: str) -> Any:
+        def before(_module: Any, arguments: Any) -> None:
+            rows = arguments[0].reshape(-1, arguments[0].shape[-1]).double()
+            wanted[name] = wanted.get(name, 0) + (rows.T @ rows).detach().numpy()
+
+        return before
+
+    layers = [layer for layer in layers_of(original) if not layer.is_table]
+    handles = [layer.module.register_forward_pre_hook(hook(layer.name)) for layer in layers]
+    for text in texts:
+        original(input_ids=torch.tensor([text]))
+    for handle in handles:
+        handle.remove()
+    statistics = lowbit.collect(original, texts)
+    for name, hessian in wanted.items():
+        np.testing.assert_allclose(statistics[name].hessian, hessian, rtol=1e-4, atol=1e-4 * np.abs(hessian).max())
 
 
 def test_layers_that_calibration_did_not_reach_are_rounded_without(caplog: pytest.LogCaptureFixture) -> None:
