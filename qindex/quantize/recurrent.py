@@ -81,7 +81,7 @@ class RecurrentModel:
                 raise ValueError(f"{name} must be finite and above 0, got {getattr(self, name)!r}")
 
     @cached_property
-    def encoder_rows(self) -> Codes:
+    def _encoder_rows(self) -> Codes:
         return _rows(self.encoder)
 
     @cached_property
@@ -101,12 +101,12 @@ class RecurrentModel:
     def levels(self, vectors: Vectors, format: Format) -> Vectors:
         """(n, dim_in) float32 -> the levels of their codes (n, dim). A row's code depends on that row alone."""
         rows = vectors - self.mean
-        read: Vectors = product(rows, self.encoder_rows) + self.bias
+        read: Vectors = _product(rows, self._encoder_rows) + self.bias
         if self._perceptron is not None:
             inner, outer = self._perceptron
             ones = np.ones((len(rows), 1), np.float32)
-            read = read + product(np.maximum(product(np.hstack([rows, ones]), inner), 0), outer)
-        along = product(rows, self.decoder_rows)
+            read = read + _product(np.maximum(_product(np.hstack([rows, ones]), inner), 0), outer)
+        along = _product(rows, self.decoder_rows)
         spanned = row_dots(along, along)
         wanted = (spanned + BEYOND * np.maximum(row_dots(rows, rows) - spanned, 0)) * self.share
         stretch = np.ones(len(rows), np.float32)
@@ -128,7 +128,7 @@ class RecurrentModel:
         for start in range(0, left.shape[1], self.group):
             group = slice(start, start + self.group)
             if start:
-                left[:, group] += product(left[:, :start], self._feedback_rows[start // self.group - 1])
+                left[:, group] += _product(left[:, :start], self._feedback_rows[start // self.group - 1])
             own = left[:, group]
             levels[:, group] = signs(own) if format == SIGN else round_to_grid(own.copy(), format)
             own -= levels[:, group]
@@ -142,7 +142,7 @@ class RecurrentBinary:
 
     `dim` None is as many numbers as the vectors have; half as many in twice the bits are better where vectors vary in
     few directions. `hidden` adds a perceptron of that width. `fit` trains for about a minute and needs
-    torch, nothing else does; `qindex.quantize.train` has its choices.
+    torch, nothing else does; `qindex.quantize.learning.train` has its choices.
 
     Float queries are scored against the decoded vectors. `symmetric` ones become codes, too: each score is then the
     product of two codes times a fitted number, of which kernels count the bits.
@@ -169,7 +169,7 @@ class RecurrentBinary:
                 raise ValueError(f"model must be learnt by fit for dim={self.dim}, got one for {found}")
 
     def fit(self, vectors: Vectors) -> "RecurrentBinary":
-        """Trained on (n, dim) floats: see `qindex.quantize.train`."""
+        """Trained on (n, dim) floats: see `qindex.quantize.learning.train`."""
         from qindex.quantize.learning import train
 
         return train(self, vectors)
@@ -203,7 +203,7 @@ class RecurrentBinary:
         queries = as_vectors(queries, "queries", len(model.mean))
         offset = queries.astype(np.float64) @ model.mean.astype(np.float64)
         if not self.symmetric:
-            return Queries(product(queries, model.decoder_rows) / np.float32(model.share), offset)
+            return Queries(_product(queries, model.decoder_rows) / np.float32(model.share), offset)
         return Queries.of_codes(self.quantize(queries), np.full(len(queries), model.gain, np.float32), offset)
 
     def bytes_per_vector(self, dim: int) -> int:
@@ -226,6 +226,6 @@ def _rows(matrix: Vectors) -> Codes:
     return Float32().quantize(np.ascontiguousarray(matrix, np.float32))
 
 
-def product(rows: Vectors, matrix: Codes) -> Vectors:
+def _product(rows: Vectors, matrix: Codes) -> Vectors:
     """rows @ matrix.T, each row by itself: a row's code must not depend on those beside it."""
     return kernels.matmul(np.ascontiguousarray(rows), matrix, activations="float32")

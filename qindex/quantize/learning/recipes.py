@@ -79,7 +79,6 @@ class _Groups:
         n = len(lessons.vectors)
         pool = min(recipe.pool, n - 1)
         self.rows = np.sort(np.random.default_rng(seed).permutation(n)[: recipe.most])
-        self.from_queries = lessons.queries is not None
         source = lessons.vectors if lessons.queries is None else lessons.queries
         self.anchors = source[self.rows]
         near = nearest(self.anchors, lessons.vectors, pool + 1)
@@ -87,7 +86,7 @@ class _Groups:
         others = near != self.rows[:, None]
         others[others.all(axis=1), -1] = False
         self.near = near[others].reshape(-1, pool)
-        if self.from_queries:
+        if lessons.queries is not None:
             self.near[:, -1] = self.rows
         self.square = float(np.mean(np.square(lessons.vectors[:10_000], dtype=np.float64).sum(axis=1)))
 
@@ -215,7 +214,7 @@ class _Pairs:
 
     def arrays(self) -> tuple[NDArray[np.float32], ...]:
         followed = [p.cpu().numpy() for p in self.follower.parameters()]
-        return (*followed, self.keys.cpu().numpy(), self.rows.numpy().astype(np.float64).astype(np.float32))
+        return (*followed, self.keys.cpu().numpy(), self.rows.numpy().astype(np.float32))
 
     def restore(self, arrays: tuple[NDArray[np.float32], ...]) -> None:
         *followed, keys, rows = arrays

@@ -213,9 +213,7 @@ class SpectralStudent(Student):
         self.axes = nn.Parameter(torch.from_numpy(spectrum.axes.copy()))
         self.decoder = nn.Parameter(torch.from_numpy(spectrum.axes.copy()))
         halves = 2.0 ** (torch.from_numpy(spectrum.bits.astype(np.float32)) - 1)
-        is_sign = torch.from_numpy(spectrum.bits == 1)
         self.largest = nn.Buffer(halves - 0.5)
-        self.is_sign = nn.Buffer(is_sign)
         self.is_integer = nn.Buffer(torch.from_numpy(spectrum.bits > 4))
         self.steps = nn.Buffer(torch.from_numpy(spectrum.steps))
         self.units = nn.Buffer(torch.from_numpy(spectrum.units * np.where(spectrum.bits == 1, 2, 1).astype(np.float32)))
@@ -258,7 +256,7 @@ class SpectralStudent(Student):
         return best
 
     def numbers(self, codes: Codes) -> Vectors:
-        units: Vectors = self.units.cpu().numpy() * np.where(self.is_sign.cpu().numpy(), 0.5, 1)
+        units = self.start.learnt.units
         return (codes.levels * codes.scales[0].values * units).astype(np.float32)
 
     def quantizer(self) -> Spectral:
