@@ -118,23 +118,32 @@ def save(path: PathLike, obj: Any) -> None:
     Raises ValueError or TypeError, before anything is written, for a field that cannot be stored or a folder that
     does not exist.
     """
+    found: dict[str, NDArray[Any]] = {}
+    described = _describe(obj, "", found)
+    arrays = dict(sorted(found.items(), key=lambda item: -item[1].itemsize))
+    header = _header_bytes(described, arrays)
+    with replacing(path) as file:
+        file.write(header)
+        for array in arrays.values():
+            for block in _blocks(array):
+                file.write(block)
+
+
+@contextmanager
+def replacing(path: PathLike) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` when all of it is safely on disk; after an exception nothing has.
+
+    Raises ValueError for a folder, or a file in a folder that does not exist.
+    """
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"path must name a file, but {path} is a folder")
     if not path.parent.is_dir():
         raise ValueError(f"path must lie in an existing folder; create {path.parent} first")
-    found: dict[str, NDArray[Any]] = {}
-    described = _describe(obj, "", found)
-    arrays = dict(sorted(found.items(), key=lambda item: -item[1].itemsize))
-    header = _header_bytes(described, arrays)
-
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            file.write(header)
-            for array in arrays.values():
-                for block in _blocks(array):
-                    file.write(block)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
