@@ -72,15 +72,15 @@ def scanning(result: dict[str, Any]) -> str:
 def versions(result: dict[str, Any]) -> str:
     titles = list(result["rows"][0]["ndcg"])
     rows = [
-        (row["name"], *(f"{row['ndcg'][title]:.4f}" for title in titles), _interval(row["gain"]))
+        (row["old"], row["name"], *(f"{row['ndcg'][title]:.4f}" for title in titles), _interval(row["gain"]))
         for row in result["rows"]
     ]
     settings = result["settings"]
     return table(
-        ("queries and codes", *titles, "gain over old on old, points"),
+        ("old encoder", "queries and codes", *titles, "gain over old on old, points"),
         rows,
-        f"nDCG@10. Old codes: wordllama in {settings['dim']} numbers of {settings['bits']} bits; new ones: MiniLM in "
-        f"as many. All models learn from {settings['texts']:,} documents and passages of the collections, none from a "
+        f"nDCG@10. Codes of {settings['dim']} numbers of {settings['bits']} bits; the new encoder is "
+        f"MiniLM. All models learn from {settings['texts']:,} documents and passages of the collections, none from a "
         "query. " + measured(result["environment"]),
     )
 
