@@ -12,6 +12,7 @@ from qindex.index.allow import Allow
 from qindex.index.base import StoredIndex, find_filtered
 from qindex.index.ids import as_count, as_ids, distinct_ids, held_ids, new_ids
 from qindex.index.metric import Coder, Metric, unbiased
+from qindex.index.reading import Reader
 from qindex.index.rescore import Search, Work
 from qindex.index.stored import REMOVED, Growing, Stored
 from qindex.quantize import RaBitQ
@@ -47,14 +48,24 @@ class FlatIndex(StoredIndex):
         ids: ArrayLike | None = None,
         rescore: Quantizer | None = None,
         metric: Metric = "ip",
+        seed: int = 0,
+        memory_budget: int | None = None,
+        progress: bool | None = None,
     ) -> FlatIndex:
-        """An index of (n, dim) floats.
+        """An index of (n, dim) floats: an array, or what can be sliced as one, such as an `np.memmap`.
 
         `quantizer` (default `Int8()`) and `rescore` are fitted to the vectors unless they are fitted already. `ids`
         are n distinct integers from 0 (default 0 to n - 1). With `rescore`, a search takes the best
         `oversample * k` rows by the first codes and ranks them by the second, finer ones. Of `RaBitQ(1)` with
         `rescore=RaBitQ(2)` to `RaBitQ(4)` the signs, which both have, are kept once.
+
+        An `np.memmap`, or anything with a `memory_budget` in bytes (1 GiB if not told), is read in blocks: quantizers
+        are then fitted to a random sample (`seed`) that fits in a third of it, at least 16,384 rows, and there is a
+        bar, by `progress=None` on a terminal.
         """
+        if isinstance(vectors, np.memmap) or memory_budget is not None:
+            read = Reader(vectors, memory_budget, progress)
+            return cls(Stored.read(read, quantizer, ids=ids, rescore=rescore, metric=metric, seed=seed))
         return cls(Stored.of(vectors, quantizer, ids=ids, rescore=rescore, metric=metric))
 
     @classmethod
