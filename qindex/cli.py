@@ -296,6 +296,37 @@ def estimate(
 
 
 @app.command()
+def mteb(
+    tasks: Annotated[list[str], typer.Option(help="A folder in the layout of BEIR or a task that mteb knows; repeat.")],
+    out: Annotated[Path, typer.Option(help="Folder for vectors, mteb's results and the report; a run there goes on.")],
+    model: Annotated[str, typer.Option(help="A sentence-transformers model: a folder or a name.")] = DEFAULT_MODEL,
+    chain: Annotated[
+        list[str] | None, typer.Option(help="int8, 'rabitq(2)', 'pca(192), float8-e4m3', 'binary + int8' ...; repeat.")
+    ] = None,
+    index: Annotated[list[str] | None, typer.Option(help="flat, 'ivf(nprobe=16)', 'graph(ef=64)'; repeat.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Measure mteb's own CompressionWrapper, too.")] = False,
+    rerank: Annotated[str | None, typer.Option(help="A cross-encoder, as for search, that reads the best.")] = None,
+    depth: Annotated[int | None, typer.Option(min=1, help="How many it reads; 50 if left out.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts that are encoded at once.")] = 32,
+) -> None:
+    """Run mteb's tasks on quantized vectors: one encoding, every chain in every index, one report."""
+    from qindex.evaluate.systems import System
+
+    chains = chain or ["int8", "rabitq(4)", "rabitq(2)", "rabitq(1) + int8"]
+    systems = [System.parse(one, kind) for kind in index or ["flat"] for one in chains]
+    if depth is not None and rerank is None:
+        raise ValueError("--depth is for --rerank, which says by what")
+    from qindex.evaluate import measure
+    from qindex.evaluate.tasks import model_of, task_of
+
+    found = [task_of(one) for one in tasks]  # before a model is loaded
+    reranker = None if rerank is None else _load_reranker(rerank)
+    encoder = model_of(_found(model), Path(model).name)
+    report = measure(encoder, systems, found, out, reranker=reranker, depth=depth, raw=raw, batch_size=batch_size)
+    report.save(out / "report.json")
+
+
+@app.command()
 def warmup() -> None:
     """Compile the kernels for this machine now, so that no search has to."""
     from qindex import kernels

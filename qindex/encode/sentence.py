@@ -71,7 +71,7 @@ class SentenceEncoder:
         if isinstance(model, SentenceTransformer):
             if device is not None:
                 raise ValueError(f"device is for a model that is loaded here; move yours: model.to({device!r})")
-            loaded, fingerprint = model, _fingerprint_in_memory(model)
+            loaded, fingerprint = model, fingerprint_in_memory(model)
         elif isinstance(model, str | os.PathLike) and os.path.isfile(model):
             loaded, fingerprint = _load_file(Path(model)), f"lowbit-{_digest({'': Path(model)})}"
             loaded = loaded if device is None else loaded.to(device)
@@ -79,7 +79,7 @@ class SentenceEncoder:
             with _loading_bar(_on_terminal() if progress is None else progress):
                 loaded = _load(model, device)
             folder = Path(model) if os.path.isdir(model) else _hub_folder(os.fspath(model))
-            fingerprint = _fingerprint_in_memory(loaded) if folder is None else _fingerprint(folder)
+            fingerprint = fingerprint_in_memory(loaded) if folder is None else _fingerprint(folder)
         else:
             raise TypeError(f"model must be a name, a folder or a SentenceTransformer, got {type(model).__name__}")
         if plan is not None:
@@ -248,7 +248,7 @@ def _samples(file: Path) -> Iterator[bytes]:
             yield content.read(_SAMPLE_BYTES)
 
 
-def _fingerprint_in_memory(model: SentenceTransformer) -> str:
+def fingerprint_in_memory(model: SentenceTransformer) -> str:
     """The modules of a loaded model, and the beginning and end of each of its weights."""
     import torch
 

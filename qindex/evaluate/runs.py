@@ -1,0 +1,256 @@
+"""Many systems on tasks of mteb, over one encoding of each: scores, losses, bytes and speed in one report."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mteb
+import numpy as np
+from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from mteb.models import CompressionWrapper, SearchEncoderWrapper
+from mteb.types import OutputDType
+from tqdm import tqdm
+
+from qindex.evaluate.encoding import StoredEncoder
+from qindex.evaluate.metrics import evaluate, judged, paired_bootstrap
+from qindex.evaluate.mteb import QuantizedModel, Searched
+from qindex.evaluate.report import Report, Row, environment
+from qindex.evaluate.systems import System
+from qindex.evaluate.tasks import load
+from qindex.io import PathLike, replacing
+from qindex.quantize import Float32
+from qindex.types import Quantizer, Reranker, Vectors
+
+logger = logging.getLogger(__name__)
+
+MEASURE, MAIN_SCORE = "nDCG@10", "ndcg_at_10"
+# Of mteb's own wrapper: the raw codes of each side, compared as they lie. And bits of a number.
+RAW = {OutputDType.INT8: 8, OutputDType.FLOAT8_E4M3FN: 8, OutputDType.BINARY: 1}
+
+_LATENCY_QUERIES, _LATENCY_S = 200, 1.0
+
+
+@dataclass
+class _Record:
+    """What is kept of one system on one task, beside mteb's own result."""
+
+    score: float = 0.0
+    main_score: str = ""
+    bytes_per_vector: float = 0.0
+    index_bytes: int | None = None
+    latency_ms: float | None = None
+    queries: dict[str, float] = field(default_factory=dict)  # nDCG@10
+
+
+def measure(
+    model: Any,
+    systems: Sequence[System | Quantizer],
+    tasks: Sequence[Any],
+    folder: PathLike,
+    *,
+    reranker: Reranker | None = None,
+    depth: int | None = None,
+    raw: bool = False,
+    batch_size: int = 32,
+    progress: bool | None = None,
+) -> Report:
+    """Run tasks of mteb (`mteb.get_task`, `folder_task`) for each system, and put what was found into one report.
+
+    `model` is what `QuantizedModel` takes. A flat index of float32 comes first: losses refer to it, with the interval
+    of a paired bootstrap over queries where all tasks are of retrieval. With `raw`, mteb's `CompressionWrapper` (int8,
+    float8, binary) is measured on the same vectors.
+
+    `folder` keeps the vectors, mteb's own result files and what the report needs beside them. Called again, it goes on
+    with what is missing, and takes what is there: an interrupted run loses a block of texts or one system on one task.
+    Of a task with splits or languages, index bytes and milliseconds are those of the largest.
+
+    Raises ValueError for a system that comes twice, no task, and a task that cannot be loaded.
+    """
+    folder = Path(folder)
+    chosen = [one if isinstance(one, System) else System(one) for one in systems]
+    if all(one.name != _REFERENCE.name for one in chosen):
+        chosen = [_REFERENCE, *chosen]
+    names = [one.name for one in chosen]
+    if len(set(names)) < len(names):
+        raise ValueError(f"systems must differ, got {', '.join(names)}")
+    titles = [task.metadata.name for task in tasks]
+    if not tasks or len(set(titles)) < len(titles):
+        raise ValueError(f"tasks must be one or more, each once, got {', '.join(titles) or 'none'}")
+    for part in ("vectors", "records"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    cache = mteb.ResultCache(folder / "results")
+
+    def run(model: Any, task: Any) -> _Record:
+        return _kept_record(model, task, cache, folder / "records", batch_size, progress)
+
+    records: dict[str, dict[str, _Record]] = {}
+    wrappers = list(RAW) if raw else []
+    hidden = None if progress is None else not progress
+    n_runs = len(tasks) * (len(chosen) + len(wrappers))
+    with _no_bars_of_datasets(), tqdm(total=n_runs, desc="measure", unit="run", disable=hidden) as bar:
+        for task in tasks:
+            title = task.metadata.name
+            for system in chosen:
+                bar.set_postfix_str(f"{title}: {system.name}")
+                asked = QuantizedModel(model, system, reranker=reranker, depth=depth, folder=folder / "vectors")
+                records.setdefault(system.name, {})[title] = run(asked, task)
+                bar.update()
+            for dtype in wrappers:
+                bar.set_postfix_str(f"{title}: {dtype.value}")
+                name = f"mteb CompressionWrapper, {dtype.value}"
+                records.setdefault(name, {})[title] = run(_RawCodes(model, dtype, folder / "vectors"), task)
+                bar.update()
+    rows = [_row(name, found, records[_REFERENCE.name]) for name, found in records.items()]
+    for place, system in enumerate(chosen):
+        rows[place] = dataclasses.replace(rows[place], family=system.index, code=system.code)
+    scores = {record.main_score for found in records.values() for record in found.values()}
+    return Report(
+        title=f"{QuantizedModel(model, folder=folder / 'vectors').mteb_model_meta.name} on {', '.join(titles)}",
+        measure=MEASURE if scores == {MAIN_SCORE} else "main score of mteb",
+        rows=rows,
+        reference=_REFERENCE.name,
+        notes=_notes(raw, reranker is not None),
+        environment=environment("mteb", "torch", "sentence-transformers"),
+    )
+
+
+_REFERENCE = System(Float32())
+
+
+@contextmanager
+def _no_bars_of_datasets() -> Iterator[None]:
+    """There would be one for every task and system."""
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def _notes(raw: bool, reranked: bool) -> list[str]:
+    notes = [
+        "Scores are the mean over the tasks of mteb's main score. Losses are beside float32 on the same queries, with "
+        "the 95 % interval of a paired bootstrap over queries.",
+        "Bytes per vector are codes and scales; the index also holds ids, lists and links. Milliseconds are those of "
+        "one query at a time and its ten best documents, without encoding" + (" or reranking." if reranked else "."),
+    ]
+    if raw:
+        notes.append("mteb's CompressionWrapper compares raw codes; it gets all documents in one call, from whose "
+                     "ranges its integers are made, and queries in another.")  # fmt: skip
+    return notes
+
+
+class _RawCodes(SearchEncoderWrapper):
+    """mteb's CompressionWrapper on stored vectors, watched as a QuantizedModel is."""
+
+    def __init__(self, model: Any, dtype: Any, folder: Path) -> None:
+        self.encoder = StoredEncoder(model, folder)
+        super().__init__(CompressionWrapper(self.encoder, dtype), corpus_chunk_size=1 << 40)
+        self.watch: Callable[[Searched], None] = lambda searched: None
+        self.bits = RAW[dtype]
+
+    def search(self, queries: Any, *, hf_split: str, hf_subset: str, **kwargs: Any) -> Any:
+        kwargs["encode_kwargs"] = {**kwargs["encode_kwargs"], "show_progress_bar": False}  # a bar for each call of it
+        found = super().search(queries, hf_split=hf_split, hf_subset=hf_subset, **kwargs)
+        run = {query: dict(sorted(best.items(), key=lambda one: -one[1])) for query, best in found.items()}
+        self.watch(Searched(hf_split, hf_subset, run))
+        return found
+
+
+def _kept_record(model: Any, task: Any, cache: Any, folder: Path, batch_size: int, progress: bool | None) -> _Record:
+    """What was kept of a model on a task, or what is measured and kept now."""
+    meta = model.mteb_model_meta
+    described = (meta.name, meta.revision, meta.experiment_name, task.metadata.name, task.metadata.dataset)
+    file = folder / f"{task.metadata.name}-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.json"
+    if file.exists():
+        return _Record(**json.loads(file.read_text(encoding="utf-8")))
+    load(task)
+    record = _Record()
+    model.watch = lambda searched: _watched(record, searched, task, model)
+    results = mteb.evaluate(
+        model,
+        task,
+        cache=cache,
+        overwrite_strategy="always",  # what has no record was not finished
+        show_progress_bar=False,
+        encode_kwargs={"batch_size": batch_size, "show_progress_bar": progress is not False},
+    )
+    [result] = results.task_results
+    record.score = float(result.get_score())
+    record.main_score = task.metadata.main_score
+    if not record.bytes_per_vector:
+        record.bytes_per_vector = model.system.bytes_per_vector(model.encoder.dim)
+    content = json.dumps(dataclasses.asdict(record), allow_nan=False).encode()
+    with replacing(file) as out:
+        out.write(content)
+    return record
+
+
+def _watched(record: _Record, searched: Searched, task: Any, model: Any) -> None:
+    """Take from a search what mteb's result lacks."""
+    relevant = task.dataset[searched.subset][searched.split]["relevant_docs"]
+    run = {}
+    for query, found in searched.run.items():
+        documents = [document for document in found if not (task.ignore_identical_ids and document == query)]
+        run[query] = documents[1:] if task.skip_first_result else documents
+    scores = evaluate(run, relevant, [MEASURE])[MEASURE]
+    prefix = f"{searched.split} {searched.subset} "
+    record.queries |= {prefix + query: float(score) for query, score in zip(judged(relevant), scores, strict=True)}
+    if searched.built is None or searched.queries is None:
+        record.bytes_per_vector = model.bits * model.encoder.dim / 8
+        return
+    built = searched.built
+    record.bytes_per_vector = model.system.bytes_per_vector(built.dim)
+    if record.index_bytes is None or built.nbytes > record.index_bytes:
+        record.index_bytes = built.nbytes
+        record.latency_ms = latency_ms(lambda queries: model.system.search(built, queries, 10), searched.queries)
+
+
+def latency_ms(search: Callable[[Vectors], Any], queries: Vectors) -> float:
+    """Milliseconds of one query at a time, (m, dim): the median of up to 200 in about a second."""
+    search(queries[:1])  # compiles, and brings the index into the caches
+    taken: list[float] = []
+    for row in range(min(len(queries), _LATENCY_QUERIES)):
+        start = time.perf_counter()
+        search(queries[row : row + 1])
+        taken.append(time.perf_counter() - start)
+        if sum(taken) > _LATENCY_S:
+            break
+    return float(np.median(taken)) * 1e3
+
+
+def _row(name: str, found: Mapping[str, _Record], reference: Mapping[str, _Record]) -> Row:
+    loss = None
+    if all(
+        record.queries and record.queries.keys() == reference[title].queries.keys() for title, record in found.items()
+    ):
+        loss = paired_bootstrap(
+            [
+                [reference[title].queries[query] - score for query, score in record.queries.items()]
+                for title, record in found.items()
+            ],
+            samples=2000,
+        )
+    largest = max(found.values(), key=lambda record: record.index_bytes or 0)
+    return Row(
+        name=name,
+        family="mteb",
+        score=float(np.mean([record.score for record in found.values()])),
+        bytes_per_vector=largest.bytes_per_vector,
+        loss=loss,
+        parts={title: record.score for title, record in found.items()},
+        index_bytes=largest.index_bytes,
+        latency_ms=largest.latency_ms,
+    )
