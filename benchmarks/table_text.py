@@ -4,12 +4,16 @@ from collections.abc import Iterable
 from typing import Any
 
 # Columns of words; the others are of numbers.
-_WORDS = {"library", "query", "activations", "weights", "family", "beside", "for", "rows", "wanted", "found", "reached"}
+_WORDS = {
+    "library", "query", "activations", "weights", "family", "beside", "for", "rows", "wanted", "found", "reached",
+    "way",
+}  # fmt: skip
+_WORDS_BEGIN = ("fastest", "best of")
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], caption: str) -> str:
     """A Markdown table, numbers to the right, and the sentences under it."""
-    align = ["---", *("---" if name in _WORDS or name.startswith("fastest") else "---:" for name in head[1:])]
+    align = ["---", *("---" if name in _WORDS or name.startswith(_WORDS_BEGIN) else "---:" for name in head[1:])]
     lines = (f"| {' | '.join(cells)} |" for cells in (head, align, *rows))
     return "\n".join((*lines, "", caption, ""))
 

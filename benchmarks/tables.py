@@ -17,6 +17,7 @@ import tables_lowbit
 import tables_quality
 import tables_recurrent
 import tables_rerank
+import tables_storage
 from environment import RESULTS
 from table_text import code, measured, table
 
@@ -125,6 +126,10 @@ TABLES = {
     "recurrent.scanning": tables_recurrent.scanning,
     "recurrent.versions": tables_recurrent.versions,
     "recurrent.upgrade": tables_recurrent.upgrade,
+    "rag_storage.collections.conclusions": tables_storage.conclusions,
+    "rag_storage.collections.budgets": tables_storage.budgets,
+    "rag_storage.collections.types": tables_storage.types,
+    "rag_storage.collections": tables_storage.systems,
     "gpu.topk": tables_gpu.topk,
     "gpu.linear": tables_gpu.linear,
 }
