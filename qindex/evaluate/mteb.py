@@ -85,6 +85,7 @@ class QuantizedModel:
         self.mteb_model_meta = _described(meta, self.system, reranker, self.depth)
         self.watch: Callable[[Searched], None] = lambda searched: None
         self._documents: Any = None
+        self._ids: list[str] = []
         self._index: Index | None = None
         self._quantizers: dict[str, Quantizer] = {}
 
@@ -114,7 +115,7 @@ class QuantizedModel:
         vectors, self._documents = self._encoded(
             corpus, PromptType.document, task_metadata, hf_split, hf_subset, encode_kwargs, num_proc
         )
-        self._index = self.system.build(vectors, self.metric)
+        self._ids, self._index = ids, self.system.build(vectors, self.metric)
 
     def search(
         self,
@@ -139,7 +140,7 @@ class QuantizedModel:
         vectors, asked = self._encoded(
             queries, PromptType.query, task_metadata, hf_split, hf_subset, encode_kwargs, num_proc
         )
-        names, query_ids = self._documents["id"], list(queries["id"])
+        names, query_ids = self._ids, list(queries["id"])
         if top_ranked is None:
             k = min(top_k, len(self._index))
             ids, scores = self.system.search(self._index, vectors, k)
@@ -160,7 +161,7 @@ class QuantizedModel:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The documents that each query is given, in order."""
         assert self._index is not None
-        rows = {id: row for row, id in enumerate(self._documents["id"])}
+        rows = {id: row for row, id in enumerate(self._ids)}
         allowed = [np.array([rows[id] for id in top_ranked.get(query, ())], np.int64) for query in query_ids]
         k = max(1, *map(len, allowed))
         found = self._index.search(vectors, k, allow=allowed)
