@@ -220,6 +220,24 @@ def test_the_file_of_another_training_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="checkpoint must be a file of this training"):
         train(RecurrentBinary(2, 16), VECTORS, checkpoint=path, **QUICK)
     assert path.exists()
+    path.unlink()
+
+    def report(check: Check) -> None:
+        if check.step == 40:
+            raise _CutOffError
+
+    with pytest.raises(_CutOffError):
+        train(RecurrentBinary(2, 16), VECTORS, checkpoint=path, report=report, **QUICK)
+    others: list[tuple[Any, Any, Any]] = [
+        (RecurrentBinary(2, 16, seed=1), VECTORS, {}),
+        (RecurrentBinary(2, 16), -VECTORS, {}),
+        (RecurrentBinary(2, 16), VECTORS, {"recipe": Neighbours(near=10)}),
+        (RecurrentBinary(2, 16), VECTORS, {"steps": 90}),
+    ]
+    for quantizer, vectors, settings in others:
+        with pytest.raises(ValueError, match="another quantizer or recipe"):
+            train(quantizer, vectors, checkpoint=path, **QUICK | settings)
+    assert path.exists()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -94,6 +95,7 @@ def train(
 @io.register("learning.Checkpoint")
 @dataclass(frozen=True, eq=False)
 class _Checkpoint:
+    of: str  # tells the training from others
     step: int
     best_step: int
     best_recall: float
@@ -129,6 +131,7 @@ class _Training:
         self.student.to(device or "cpu")
         self.device = self.student.gain.device
         self.course = recipe.start(self.student, lessons, seed)
+        self.of = _digest(quantizer, recipe, vectors, queries, None if old is None else old.data)
         self.asked, self.searched = asked[held_out], lessons.vectors[:_SEARCHED]
         self.truth = nearest(self.asked, self.searched, _K)
         hidden = [p for name, p in self.student.named_parameters() if name in ("inner", "outer")]
@@ -149,6 +152,7 @@ class _Training:
         progress: bool | None,
     ) -> Any:
         every = max(1, steps // checks)
+        self.of += f" {steps} {checks}"
         first = self._resumed(checkpoint)
         if first == 0:
             self._check(0, report)
@@ -223,7 +227,14 @@ class _Training:
             for name in ("exp_avg", "exp_avg_sq")
         )
         return _Checkpoint(
-            step, self.best_step, self.best_recall, self._parameters(), moments, self.best, self.course.arrays()
+            self.of,
+            step,
+            self.best_step,
+            self.best_recall,
+            self._parameters(),
+            moments,
+            self.best,
+            self.course.arrays(),
         )
 
     def _resumed(self, path: Path | None) -> int:
@@ -231,8 +242,11 @@ class _Training:
         if path is None or not path.exists():
             return 0
         found = io.load(path)
-        if not isinstance(found, _Checkpoint) or [p.shape for p in found.parameters] != [p.shape for p in self.best]:
-            raise ValueError(f"checkpoint must be a file of this training, {path} is of another: name another file")
+        if not isinstance(found, _Checkpoint) or found.of != self.of:
+            raise ValueError(
+                f"checkpoint must be a file of this training, {path} is of other vectors, steps, another quantizer or recipe: "
+                "name another file"
+            )
         self._set(found.parameters)
         for i, parameter in enumerate(self.student.parameters()):
             first, second = (torch.from_numpy(moment.copy()) for moment in found.moments[2 * i : 2 * i + 2])
@@ -244,6 +258,13 @@ class _Training:
         self.best, self.best_step, self.best_recall = found.best, found.best_step, found.best_recall
         self.course.restore(found.course)
         return found.step
+
+
+def _digest(quantizer: Any, recipe: Recipe, *arrays: NDArray[Any] | None) -> str:
+    sha256 = hashlib.sha256(f"{quantizer!r} {recipe!r}".encode())
+    for array in arrays:
+        sha256.update(b"none" if array is None else f"{array.shape}".encode() + array.tobytes())
+    return sha256.hexdigest()[:16]
 
 
 def _parts(rows: Vectors, size: int = 4096) -> list[Vectors]:
