@@ -28,7 +28,7 @@ class Row:
     name: str
     family: str  # what is drawn alike: the kind of index, or whose system it is
     score: float
-    bytes_per_vector: float  # codes and scales of a vector
+    bytes_per_vector: float  # codes and scales of a vector, with its part of lists and links
     code: str = ""  # what builds it
     interval: tuple[float, float] | None = None  # of the score, for other queries of the same kind
     loss: Interval | None = None  # beside the reference, on the same queries
