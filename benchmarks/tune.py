@@ -3,8 +3,9 @@
     python benchmarks/tune.py [--quick]
 
 The 1,000 queries of minilm-100k are halved. Each half tunes, as a user with two threads would, and the other is fresh:
-the systems chosen for several budgets, and all others, are to have the recall there that their intervals say. QINDEX_DATA
-must name the folder with minilm-100k. Writes benchmarks/results/tune.json.
+the systems chosen for several budgets, and all others, are to have the recall there that their intervals say.
+
+QINDEX_DATA must name the folder with minilm-100k. Writes benchmarks/results/tune.json.
 """
 
 import os

@@ -329,12 +329,16 @@ def tune(
     from qindex.evaluate import tune as tuning
     from qindex.evaluate.budget import Budget
     from qindex.evaluate.systems import System
+    from qindex.index.metric import check_metric
 
-    # All of them are read before a model is loaded; the metric is checked by who takes it.
+    # What can be wrong is read before a model is loaded.
     Budget(recall, n_bytes, ms)
+    check_metric(None, metric)
     compared = cast("Metric", metric)
     if (vectors is None) == (not sources):
         raise ValueError("give either texts to encode, or --vectors, an .npy file of them")
+    if field is not None and vectors is not None:
+        raise ValueError("--field is for texts, and --vectors has none")
     if index and not chain:
         raise ValueError("--index is for --chain, which says what is stored")
     systems = [System.parse(one, kind) for one in chain or () for kind in index or ["flat"]]

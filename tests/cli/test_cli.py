@@ -254,6 +254,7 @@ def test_tune_names_what_it_cannot_read_before_it_writes(numbers, tmp_path):
     assert "either texts to encode, or --vectors" in fails("tune", *out)
     assert "recall must be a share" in fails("tune", "--vectors", numbers, "--recall", 95, *out)
     assert "metric must be" in fails("tune", "--vectors", numbers, "--metric", "dot", *out)
+    assert "--field is for texts" in fails("tune", "--vectors", numbers, "--field", "body", *out)
     assert "none.npy" in fails("tune", "--vectors", tmp_path / "none.npy", *out)
     (tmp_path / "empty.txt").write_text("\n")
     assert "must hold some text" in fails("tune", tmp_path / "empty.txt", *out)
