@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
+import shlex
 import shutil
+import sys
 import textwrap
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 import typer.core
@@ -20,6 +23,8 @@ from qindex.types import Hit, Quantizer
 if TYPE_CHECKING:
     from qindex.collection.collection import Collection
     from qindex.encode.sentence import SentenceEncoder
+    from qindex.evaluate.report import Report
+    from qindex.index.metric import Metric
     from qindex.rerank import CrossEncoderReranker
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
@@ -327,6 +332,77 @@ def mteb(
 
 
 @app.command()
+def tune(
+    sources: Annotated[list[Path] | None, typer.Argument(help="Texts, as of `qindex index`; or none.")] = None,
+    vectors: Annotated[Path | None, typer.Option(help="Or an .npy file of (n, dim) floats.")] = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="An .npy file of (m, dim) floats; for texts, questions one a line.")
+    ] = None,
+    recall: Annotated[float | None, typer.Option(help="The least recall, from 0 to 1.")] = None,
+    n_bytes: Annotated[float | None, typer.Option("--bytes", help="The most bytes of a vector.")] = None,
+    ms: Annotated[float | None, typer.Option(help="The most milliseconds of a query.")] = None,
+    chain: Annotated[
+        list[str] | None, typer.Option(help='Instead of the usual: "pca(192), int8", again and again.')
+    ] = None,
+    index: Annotated[
+        list[str] | None, typer.Option(help='For each chain: flat, "ivf(nprobe=16)", again and again.')
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Recall is of so many.")] = 10,
+    metric: Annotated[str, typer.Option(help="ip, cosine or l2.")] = "ip",
+    sample: Annotated[int, typer.Option(min=1, help="How many vectors or passages to measure on.")] = 100_000,
+    n_queries: Annotated[int, typer.Option(min=1, help="How many queries to measure with.")] = 1000,
+    out: Annotated[Path | None, typer.Option(help="Folder of tune.json; a run that was cut off there goes on.")] = None,
+    model: Annotated[str, typer.Option(help="A sentence-transformers model: a folder or a name.")] = DEFAULT_MODEL,
+    field: Annotated[str | None, typer.Option(help='Where JSON lines hold the text; "text" if left out.')] = None,
+    max_chars: Annotated[int, typer.Option(min=1, help="The longest passage, in characters.")] = 1000,
+) -> None:
+    """Measure quantizers and indexes on your own vectors or texts, and choose one within a budget."""
+    from qindex.evaluate import tuning
+    from qindex.evaluate.budget import Budget
+    from qindex.evaluate.systems import System
+    from qindex.index.metric import check_metric
+
+    # What can be wrong is read before a model is loaded.
+    Budget(recall, n_bytes, ms)
+    check_metric(None, metric)
+    compared = cast("Metric", metric)
+    if (vectors is None) == (not sources):
+        raise ValueError("give either texts to encode, or --vectors, an .npy file of them")
+    if field is not None and vectors is not None:
+        raise ValueError("--field is for texts, and --vectors has none")
+    if index and not chain:
+        raise ValueError("--index is for --chain, which says what is stored")
+    systems = [System.parse(one, kind) for one in chain or () for kind in index or ["flat"]]
+    if vectors is not None:
+        base, asked, corpus = _npy(vectors), None if queries is None else _npy(queries), None
+    else:
+        from qindex.evaluate.passages import encoded, read_passages, read_questions
+
+        passages = read_passages(sources or [], field, max_chars)
+        questions = None if queries is None else read_questions(queries)
+        encoder = _load_encoder(model)
+        base, asked = encoded(passages, questions, encoder, sample=sample, n_queries=n_queries, folder=out)
+        corpus = len(passages) - (len(asked) if questions is None else 0)
+    found = tuning.tune(
+        base, queries=asked, recall=recall, bytes_per_vector=n_bytes, latency_ms=ms, systems=systems or None, k=k,
+        metric=compared, sample=sample, n_queries=n_queries, corpus=corpus, folder=out,
+    )  # fmt: skip
+    report = dataclasses.replace(found.report, commands=[shlex.join(["qindex", *sys.argv[1:]])])
+    if sources and queries is None:
+        held_out = "Queries are passages that were held out of the sample: real questions (--queries) tell more."
+        report = dataclasses.replace(report, notes=[*report.notes, held_out])
+    if out is not None:
+        report.save(out / tuning.FILE)
+    _print_report(report)
+    if found.unmet:
+        raise ValueError(found.unmet)
+    if found.choice is None:
+        print("\nNothing is chosen without a budget: --recall, --bytes or --ms, alone or together.")
+    else:
+        print(f"\nchoice: {found.choice.name}", *found.choice.lines(compared, k), sep="\n")
+
+
+@app.command()
 def warmup() -> None:
     """Compile the kernels for this machine now, so that no search has to."""
     from qindex import kernels
@@ -353,6 +429,22 @@ def doctor() -> None:
         raise ValueError(
             f"kernels for {', '.join(wrong)} are wrong here; QINDEX_KERNELS=reference works, please report it"
         )
+
+
+def _npy(path: Path) -> Any:
+    """The array of an .npy file, which stays on disk."""
+    import numpy as np
+
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _print_report(report: Report) -> None:
+    print(f"{'system':<46}{report.measure:>9}{'interval':>18}{'bytes':>8}{'ms':>9}")
+    for row in report.rows:
+        low, high = row.interval or (row.score, row.score)
+        figures = f"{row.score:>9.4f}{f'{low:.4f} to {high:.4f}':>18}{row.bytes_per_vector:>8.0f}"
+        print(f"{row.name:<46}{figures}{row.latency_ms or 0:>9.3f}")
+    print("", *report.notes, sep="\n")
 
 
 def _model_of(collection: Collection, model: str | None) -> str:

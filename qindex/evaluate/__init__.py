@@ -1,6 +1,6 @@
 """Judging: measures of rankings, judged collections, systems side by side, and reports of what was found.
 
-`folder_task`, `QuantizedModel` and `RerankerModel` need `pip install 'qindex[mteb]'`.
+`folder_task`, `measure`, `QuantizedModel` and `RerankerModel` need `pip install 'qindex[mteb]'`.
 """
 
 import importlib
@@ -12,17 +12,20 @@ if TYPE_CHECKING:
     from qindex.evaluate.runs import measure
     from qindex.evaluate.systems import System
     from qindex.evaluate.tasks import folder_task
+    from qindex.evaluate.tuning import Tuned, tune
 
 _HOMES = {
     "QuantizedModel": "mteb",
     "Report": "report",
     "RerankerModel": "mteb",
     "System": "systems",
+    "Tuned": "tuning",
     "folder_task": "tasks",
     "measure": "runs",
+    "tune": "tuning",
 }
 
-__all__ = ["QuantizedModel", "Report", "RerankerModel", "System", "folder_task", "measure"]
+__all__ = ["QuantizedModel", "Report", "RerankerModel", "System", "Tuned", "folder_task", "measure", "tune"]
 
 
 def __getattr__(name: str) -> Any:

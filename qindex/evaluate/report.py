@@ -19,6 +19,7 @@ from qindex.evaluate.metrics import Interval
 from qindex.io import FormatError, PathLike, replacing
 
 FORMAT, FORMAT_VERSION = "qindex report", 1
+ID_BYTES = 8  # which the bytes of a vector leave out
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Row:
     name: str
     family: str  # what is drawn alike: the kind of index, or whose system it is
     score: float
-    bytes_per_vector: float  # codes and scales of a vector
+    bytes_per_vector: float  # codes and scales of a vector, with its part of lists and links
     code: str = ""  # what builds it
     interval: tuple[float, float] | None = None  # of the score, for other queries of the same kind
     loss: Interval | None = None  # beside the reference, on the same queries

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from qindex.evaluate.encoding import StoredEncoder
 from qindex.evaluate.metrics import evaluate, judged, paired_bootstrap
 from qindex.evaluate.mteb import QuantizedModel, Searched
-from qindex.evaluate.report import Report, Row, environment
+from qindex.evaluate.report import ID_BYTES, Report, Row, environment
 from qindex.evaluate.systems import System
 from qindex.evaluate.tasks import load
 from qindex.io import PathLike, replacing
@@ -143,8 +143,9 @@ def _notes(raw: bool, reranked: bool) -> list[str]:
     notes = [
         "Scores are the mean over the tasks of mteb's main score. Losses are beside float32 on the same queries, with "
         "the 95 % interval of a paired bootstrap over queries.",
-        "Bytes per vector are codes and scales; the index also holds ids, lists and links. Milliseconds are those of "
-        "one query at a time and its ten best documents, without encoding" + (" or reranking." if reranked else "."),
+        f"Bytes of a vector are codes, scales, lists and links; its id takes {ID_BYTES} more.",
+        "Milliseconds are the median of one query at a time, for its ten best documents, without encoding"
+        + (" or reranking." if reranked else "."),
     ]
     if raw:
         notes.append("mteb's CompressionWrapper compares raw codes; it gets all documents in one call, from whose "
@@ -212,9 +213,8 @@ def _watched(record: _Record, searched: Searched, task: Any, model: Any) -> None
         record.bytes_per_vector = model.bits * model.encoder.dim / 8
         return
     built = searched.built
-    record.bytes_per_vector = model.system.bytes_per_vector(built.dim)
     if record.index_bytes is None or built.nbytes > record.index_bytes:
-        record.index_bytes = built.nbytes
+        record.index_bytes, record.bytes_per_vector = built.nbytes, built.nbytes / len(built) - ID_BYTES
         record.latency_ms = latency_ms(lambda queries: model.system.search(built, queries, 10), searched.queries)
 
 

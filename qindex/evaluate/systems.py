@@ -94,23 +94,31 @@ class System:
     @property
     def code(self) -> str:
         """The line of Python that builds it of `vectors`."""
-        arguments = ["vectors", written(self.quantizer, "qindex.")]
-        if self.rescore:
-            arguments.append(f"rescore={written(self.rescore, 'qindex.')}")
-        arguments += [f"{name}={value!r}" for name, value in self.built.items()]
-        return f"index = qindex.{INDEXES[self.index].__name__}.build({', '.join(arguments)})"
+        return self.lines()[0]
 
     @property
     def search_code(self) -> str:
         """The line of Python that searches it."""
-        arguments = ["queries", "k=10", *(f"{name}={value!r}" for name, value in self.searched.items())]
-        return f"ids, scores = index.search({', '.join(arguments)})"
+        return self.lines()[1]
+
+    def lines(self, metric: Metric = "ip", k: int = 10) -> tuple[str, str]:
+        """The lines of Python that build it of `vectors` and search it for `queries`."""
+        built = ["vectors", written(self.quantizer, "qindex.")]
+        if self.rescore:
+            built.append(f"rescore={written(self.rescore, 'qindex.')}")
+        if metric != "ip":
+            built.append(f'metric="{metric}"')
+        built += [f"{name}={value!r}" for name, value in self.built.items()]
+        searched = ["queries", f"k={k}", *(f"{name}={value!r}" for name, value in self.searched.items())]
+        return (
+            f"index = qindex.{INDEXES[self.index].__name__}.build({', '.join(built)})",
+            f"ids, scores = index.search({', '.join(searched)})",
+        )
 
     def build(self, vectors: ArrayLike, metric: Metric = "ip") -> Index:
         """An index of (n, dim) floats under the ids 0 to n - 1."""
-        settings = dict(self.built) if self.index == "flat" else {**self.built, "progress": False}
         built: Index = INDEXES[self.index].build(
-            vectors, self.quantizer, rescore=self.rescore, metric=metric, **settings
+            vectors, self.quantizer, rescore=self.rescore, metric=metric, progress=False, **self.built
         )
         return built
 

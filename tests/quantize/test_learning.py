@@ -235,7 +235,7 @@ def test_the_file_of_another_training_is_refused(tmp_path: Path) -> None:
         (RecurrentBinary(2, 16), VECTORS, {"steps": 90}),
     ]
     for quantizer, vectors, settings in others:
-        with pytest.raises(ValueError, match="another quantizer or recipe"):
+        with pytest.raises(ValueError, match="of other vectors or steps"):
             train(quantizer, vectors, checkpoint=path, **QUICK | settings)
     assert path.exists()
 

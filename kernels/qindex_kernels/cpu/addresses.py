@@ -171,7 +171,8 @@ def addressed(rows: Rows) -> RowAddresses:
     """The addresses of rows, with the padded copies of the last ones; kept as long as the rows are."""
     found = _known.get(rows)
     if found is None:
-        found = _known[rows] = _addressed(rows)
+        # Of two threads that come first, both get the one that is kept: rooms hold its address alone.
+        found = _known.setdefault(rows, _addressed(rows))
     return found
 
 

@@ -244,8 +244,8 @@ class _Training:
         found = io.load(path)
         if not isinstance(found, _Checkpoint) or found.of != self.of:
             raise ValueError(
-                f"checkpoint must be a file of this training, {path} is of other vectors, steps, another quantizer or recipe: "
-                "name another file"
+                f"checkpoint must be a file of this training, {path} is of other vectors or steps, or of another "
+                "quantizer or recipe: name another file"
             )
         self._set(found.parameters)
         for i, parameter in enumerate(self.student.parameters()):
