@@ -47,7 +47,7 @@ function report(section, number) {
   const latencies = data.rows.some((row) => row.latency > 0);
   const suffix = number ? String(number + 1) : "";
   const state = { x: "bytes", sort: "", row: -1 };
-  let points = [], under = -1;
+  let points = [], drawn = "", under = -1;
 
   function read() {
     const wanted = new URLSearchParams(location.hash.slice(1));
@@ -77,11 +77,12 @@ function report(section, number) {
       class: "curve", viewBox: `0 0 ${width} ${height}`, role: "group",
       "aria-label": `${data.measure} against ${AXES[state.x]}. Arrow keys go from point to point.`,
     });
-    const drawn = data.rows.map((row, i) => [i, row]).filter(([, row]) => row[state.x] > 0);
+    drawn = state.x;
+    const shown = data.rows.map((row, i) => [i, row]).filter(([, row]) => row[state.x] > 0);
     points = [];
-    if (!drawn.length) return add(svg, "text", { x: 8, y: 24 }, "No row can be drawn on a log scale.");
-    const x = scale(drawn.map(([, row]) => row[state.x]), 58, width - 14, true);
-    const y = scale(drawn.flatMap(([, row]) => [row.score, ...(row.interval ?? [])]), height - 42, 22, false);
+    if (!shown.length) return add(svg, "text", { x: 8, y: 24 }, "No row can be drawn on a log scale.");
+    const x = scale(shown.map(([, row]) => row[state.x]), 58, width - 14, true);
+    const y = scale(shown.flatMap(([, row]) => [row.score, ...(row.interval ?? [])]), height - 42, 22, false);
     const decimals = (value) => Number(value.toPrecision(10)).toString();
     for (const value of y.ticks) {
       add(svg, "line", { class: "grid", x1: 58, x2: width - 14, y1: y(value), y2: y(value) });
@@ -102,8 +103,8 @@ function report(section, number) {
     const steps = front.map((i, place) => (place ? "H" : "M") + x(data.rows[i][state.x]) + (place ? "V" : ",") + y(data.rows[i].score));
     if (front.length) add(svg, "path", { class: "front", d: steps.join("") + "H" + (width - 14) });
 
-    drawn.sort((a, b) => a[1][state.x] - b[1][state.x] || a[1].score - b[1].score);
-    for (const [i, row] of drawn) {
+    shown.sort((a, b) => a[1][state.x] - b[1][state.x] || a[1].score - b[1].score);
+    for (const [i, row] of shown) {
       const point = add(svg, "g", {
         class: `point f${row.family % 8}` + (i === data.choice ? " choice" : ""), "data-row": i, role: "button",
         tabindex: -1, "aria-label": row.tip.join(", ") + (i === data.choice ? ", the choice" : ""),
@@ -213,7 +214,7 @@ function report(section, number) {
       Number(row.dataset.row) === state.row ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current");
     for (const input of figure.querySelectorAll("input")) input.checked = input.value === state.x;
     sort();
-    draw();
+    if (drawn !== state.x) draw(); // a new drawing would lose the focus
     light(under);
   }
 

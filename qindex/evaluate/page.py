@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from qindex.evaluate.report import Report, Row
 from qindex.evaluate.table import Column, columns, number, ordered, score_digits, size
+from qindex.io import PathLike, replacing
 
 SHAPES = ("M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0", "M-4.5-4.5h9v9h-9z", "M0-6L6,4.5H-6z", "M0-6L6,0L0,6L-6,0z")
 COLOURS = 8  # of page.css
@@ -51,6 +52,13 @@ def page(reports: Sequence[Report]) -> str:
 </body>
 </html>
 """
+
+
+def write_page(reports: Sequence[Report], path: PathLike) -> None:
+    """Write `page(reports)`, as a whole or not at all."""
+    text = page(reports).encode("utf-8", "xmlcharrefreplace")  # half of a surrogate pair is no character
+    with replacing(path) as file:
+        file.write(text)
 
 
 def _section(report: Report, place: int) -> str:

@@ -39,8 +39,8 @@ def draw(report: Report, path: PathLike) -> None:
         _front(one, [(float(cost(row) or 0), row.score) for row in front])
     axes[0].set_ylabel(_plain(report.measure))
     axes[0].legend(loc="lower right", frameon=False, fontsize=9)
-    figure.suptitle(_plain(report.title), x=0.01, ha="left", fontsize=12, fontweight="semibold")
-    figure.canvas.draw()  # which gives everything its place
+    figure.suptitle(_plain(report.title), x=0.01, ha="left", fontsize=12, fontweight="bold")
+    figure.draw_without_rendering()  # which gives everything its place
     for one, (_, cost, front) in zip(axes, panels, strict=True):
         _label(one, [row for row in front if (cost(row) or 0) > 0], report, cost)
     with replacing(path) as file:
@@ -84,9 +84,8 @@ def _front(axes: Any, points: Sequence[tuple[float, float]]) -> None:
 def _label(axes: Any, front: Sequence[Row], report: Report, cost: Callable[[Row], float | None]) -> None:
     """Names of the front, that of the choice first, each where it covers no point and no other name, or nowhere."""
     boxes = importlib.import_module("matplotlib.transforms").Bbox
-    renderer = axes.figure.canvas.get_renderer()
-    frame, reach = axes.get_window_extent(renderer), 4.5 * axes.figure.dpi / 72
-    taken = [legend.get_window_extent(renderer)] if (legend := axes.get_legend()) else []
+    frame, reach = axes.get_window_extent(), 4.5 * axes.figure.dpi / 72
+    taken = [legend.get_window_extent()] if (legend := axes.get_legend()) else []
     for row in report.rows:
         if (cost(row) or 0) > 0:
             x, y = axes.transData.transform((cost(row), row.score))
@@ -97,7 +96,7 @@ def _label(axes: Any, front: Sequence[Row], report: Report, cost: Callable[[Row]
                 _plain(row.name), (cost(row), row.score), (dx, dy), textcoords="offset points", fontsize=8,
                 ha="left" if dx > 0 else "right", annotation_clip=False,
             )  # fmt: skip
-            box = text.get_window_extent(renderer)
+            box = text.get_window_extent()
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
             if inside and not any(box.overlaps(other) for other in taken):
                 taken.append(box)

@@ -43,7 +43,11 @@ def columns(report: Report) -> list[Column]:
             lambda row: number(row.loss.mean, digits) if row.loss else "",
             lambda row: between(row.loss.low, row.loss.high) if row.loss else "",
         ),
-        Column("bytes", "bytes", "per vector", lambda row: row.bytes_per_vector, lambda row: size(row.bytes_per_vector)),
+        Column(
+            "bytes", "bytes", "per vector",
+            lambda row: row.bytes_per_vector,
+            lambda row: size(row.bytes_per_vector),
+        ),
         Column(
             "index", "index", "MB",
             lambda row: row.index_bytes,
