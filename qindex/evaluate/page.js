@@ -13,19 +13,19 @@ function add(parent, name, attributes = {}, text = null) {
   return made;
 }
 
-/** Round values between two, on a line or a log scale. */
+/** Round values between two; those of a log scale are even steps too where it is short. */
 function ticks(low, high, log) {
   const made = [];
-  if (log) {
+  if (log && high > 5 * low) {
     const decades = Math.log10(high / low), steps = decades < 3 ? [1, 2, 5] : [1], stride = Math.max(1, Math.ceil(decades / 8));
     for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += stride)
       for (const step of steps) made.push(step * 10 ** power);
   } else {
-    const rough = (high - low) / 6, power = 10 ** Math.floor(Math.log10(rough));
+    const rough = (high - low) / 8, power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 2.5, 5, 10].find((one) => one * power >= rough) * power;
     for (let i = Math.ceil(low / step); i * step <= high; i++) made.push(i * step);
   }
-  return made.filter((value) => value >= low && value <= high);
+  return made.filter((value) => value >= low && value <= high && (value > 0 || !log)); // the least powers are 0
 }
 
 function scale(values, from, to, log) {
@@ -136,7 +136,7 @@ function report(section, number) {
     const first = front.includes(data.choice) ? [data.choice] : [];
     for (const i of [...first, ...front.filter((one) => one !== data.choice)]) {
       const [left, top] = at(i), name = data.rows[i].name;
-      const text = add(svg, "text", { class: "label", "aria-hidden": true }, name.length > 34 ? name.slice(0, 33) + "…" : name);
+      const text = add(svg, "text", { class: "label", "aria-hidden": true }, name);
       const wide = text.getComputedTextLength();
       const places = [[11, 16], [-wide - 11, -8], [11, 4], [-wide - 11, 4], [11, -8], [-wide - 11, 16], [11, 30], [-wide - 11, -22]];
       const boxes = places.map(([dx, dy]) => ({ x: left + dx - 2, y: top + dy - 11, width: wide + 4, height: 15 }));

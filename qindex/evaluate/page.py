@@ -100,7 +100,7 @@ def _figure(report: Report, families: Sequence[str]) -> str:
     return f"""<figure>
 <div class="over"><ul>{kinds}</ul></div>
 <div class="plot"><noscript>The curve is drawn by JavaScript; all its numbers are in the table.</noscript></div>
-<figcaption>Points are systems{bars}. The line is the front: above it, nothing costs as little.</figcaption>
+<figcaption>Points are systems{bars}. The line is the front: no system scores more at that cost.</figcaption>
 </figure>"""
 
 

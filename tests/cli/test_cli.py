@@ -148,7 +148,9 @@ def test_the_doctor_finds_the_kernels_of_this_machine_right():
 
 def test_version_and_help():
     assert re.fullmatch(r"qindex \d+\.\d+\.\d+\n", run("--version").stdout)
-    assert all(name in run("--help").stdout for name in ("index", "search", "info", "demo", "warmup", "doctor"))
+    assert all(
+        name in run("--help").stdout for name in ("index", "search", "info", "demo", "report", "warmup", "doctor")
+    )
     assert run("search", "x", "why?", "-k", 0).exit_code == 2
 
 
