@@ -403,6 +403,32 @@ def tune(
 
 
 @app.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(help="What `qindex mteb` and `qindex tune` saved.")],
+    out: Annotated[Path | None, typer.Option(help="The page; report.html beside the first if left out.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="A PNG of the curve, of one result.")] = None,
+) -> None:
+    """Print results as tables, and write them as one page of HTML that needs nothing else."""
+    from qindex.evaluate.page import write_page
+    from qindex.evaluate.picture import draw
+    from qindex.evaluate.report import Report
+    from qindex.evaluate.table import table
+
+    out = out or results[0].with_name("report.html")
+    for option, path, suffix in (("out", out, ".html"), ("picture", picture, ".png")):
+        if path is not None and path.suffix.lower() != suffix:
+            raise ValueError(f"--{option} must end in {suffix}, got {path}")
+    if picture is not None and len(results) > 1:
+        raise ValueError(f"--picture shows one result, got {len(results)}: name one, or look at the page")
+    reports = [Report.load(path) for path in results]
+    if picture is not None:
+        draw(reports[0], picture)
+    write_page(reports, out)
+    print("\n\n".join(table(one) for one in reports))
+    print("\n" + "\n".join(str(path) for path in (out, picture) if path is not None))
+
+
+@app.command()
 def warmup() -> None:
     """Compile the kernels for this machine now, so that no search has to."""
     from qindex import kernels

