@@ -109,12 +109,14 @@ def measure(
                 name = f"mteb CompressionWrapper, {dtype.value}"
                 records.setdefault(name, {})[title] = run(_RawCodes(model, dtype, folder / "vectors"), task)
                 bar.update()
+    whole = QuantizedModel(model, _REFERENCE, folder=folder / "vectors")
     rows = [_row(name, found, records[_REFERENCE.name]) for name, found in records.items()]
     for place, system in enumerate(chosen):
-        rows[place] = dataclasses.replace(rows[place], family=system.index, code=system.code)
+        code = "\n".join(system.lines(whole.metric))
+        rows[place] = dataclasses.replace(rows[place], family=system.index, code=code)
     scores = {record.main_score for found in records.values() for record in found.values()}
     return Report(
-        title=f"{QuantizedModel(model, folder=folder / 'vectors').mteb_model_meta.name} on {', '.join(titles)}",
+        title=f"{whole.mteb_model_meta.name} on {', '.join(titles)}",
         measure=MEASURE if scores == {MAIN_SCORE} else "main score of mteb",
         rows=rows,
         reference=_REFERENCE.name,

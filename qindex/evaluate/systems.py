@@ -91,16 +91,6 @@ class System:
         index = self.index + (f"({settings})" if settings else "")
         return self.chain if index == "flat" else f"{self.chain}, {index}"
 
-    @property
-    def code(self) -> str:
-        """The line of Python that builds it of `vectors`."""
-        return self.lines()[0]
-
-    @property
-    def search_code(self) -> str:
-        """The line of Python that searches it."""
-        return self.lines()[1]
-
     def lines(self, metric: Metric = "ip", k: int = 10) -> tuple[str, str]:
         """The lines of Python that build it of `vectors` and search it for `queries`."""
         built = ["vectors", written(self.quantizer, "qindex.")]

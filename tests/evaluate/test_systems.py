@@ -27,16 +27,16 @@ def test_a_system_has_the_name_that_it_is_read_from(chain: str, index: str, name
     system = System.parse(chain, index)
     assert system.name == name
     again = System.parse(system.chain, index)
-    assert (again.name, again.code, again.search_code) == (system.name, system.code, system.search_code)
+    assert (again.name, again.lines()) == (system.name, system.lines())
 
 
 @pytest.mark.parametrize(("chain", "index", "_name"), WRITTEN)
 def test_the_code_of_a_system_builds_and_searches_what_it_does(chain: str, index: str, _name: str) -> None:
     system = System.parse(chain.replace("192", "24").replace("256", "16").replace("98", "16"), index)
     vectors = np.random.default_rng(0).standard_normal((300, 32)).astype(np.float32)
-    built = system.build(vectors)
+    built = system.build(vectors, "cosine")
     names = {"qindex": qindex, "vectors": vectors, "queries": vectors[:5]}
-    exec(f"{system.code}\n{system.search_code}", names)
+    exec("\n".join(system.lines("cosine")), names)
     found = system.search(built, vectors[:5], 10)
     np.testing.assert_array_equal(names["ids"], found.ids)
     np.testing.assert_array_equal(names["scores"], found.scores)
