@@ -76,7 +76,7 @@ class SentenceEncoder:
             loaded, fingerprint = _load_file(Path(model)), f"lowbit-{_digest({'': Path(model)})}"
             loaded = loaded if device is None else loaded.to(device)
         elif isinstance(model, str | os.PathLike):
-            with _loading_bar(_on_terminal() if progress is None else progress):
+            with loading_bar(on_terminal() if progress is None else progress):
                 loaded = _load(model, device)
             folder = Path(model) if os.path.isdir(model) else _hub_folder(os.fspath(model))
             fingerprint = fingerprint_in_memory(loaded) if folder is None else _fingerprint(folder)
@@ -145,7 +145,7 @@ class SentenceEncoder:
             return np.empty((0, self._dim), np.float32)
         show = self._progress
         if show is None:
-            show = _on_terminal() and len(texts) > self._batch_size
+            show = on_terminal() and len(texts) > self._batch_size
         # sentence-transformers sorts the texts of one call by length before it cuts them into batches.
         raw = encode(texts, batch_size=self._batch_size, show_progress_bar=show, truncate_dim=self._dim)
         vectors = np.ascontiguousarray(raw, np.float32)
@@ -186,12 +186,12 @@ def _load_file(path: Path) -> SentenceTransformer:
     return found
 
 
-def _on_terminal() -> bool:
+def on_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 @contextmanager
-def _loading_bar(show: bool) -> Iterator[None]:
+def loading_bar(show: bool) -> Iterator[None]:
     """transformers shows a bar while it loads, terminal or not."""
     from transformers.utils import logging
 

@@ -58,6 +58,11 @@ def columns(report: Report) -> list[Column]:
             lambda row: row.latency_ms,
             lambda row: "" if row.latency_ms is None else _short(row.latency_ms),
         ),
+        Column(
+            "speed", "queries", "per s",
+            lambda row: 1e3 / row.latency_ms if row.latency_ms else None,
+            lambda row: f"{1e3 / row.latency_ms:,.0f}" if row.latency_ms else "",
+        ),
     ]  # fmt: skip
     return [one for one in found if any(one.value(row) is not None for row in report.rows)]
 

@@ -14,6 +14,7 @@ from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models import SentenceTransformerEncoderWrapper
 
+from qindex.encode.sentence import loading_bar, on_terminal
 from qindex.evaluate.beir import JudgedCollection, load_beir
 from qindex.io import PathLike
 
@@ -89,7 +90,8 @@ def model_of(model: str, name: str) -> Any:
     from sentence_transformers import SentenceTransformer
 
     if os.path.isdir(model):
-        encoder = SentenceTransformerEncoderWrapper(SentenceTransformer(model))
+        with loading_bar(on_terminal()):
+            encoder = SentenceTransformerEncoderWrapper(SentenceTransformer(model))
         encoder.mteb_model_meta = encoder.mteb_model_meta.model_copy(update={"name": f"local/{name}"})
         return encoder
     try:

@@ -30,7 +30,7 @@ def test_without_a_script_the_table_has_every_number() -> None:
     cells = [unescape(re.sub("<.*?>", " ", cell)).split() for cell in re.findall(r"<t[hd].*?</t[hd]>", line)]
     assert cells == [
         ["Int8()", "storage", "the", "choice"], ["0.6900"], ["[0.6000,", "0.8000]"],
-        ["0.0100"], ["[-0.1000,", "0.1000]"], ["388"], [], [],
+        ["0.0100"], ["[-0.1000,", "0.1000]"], ["388"], [], [], [],
     ]  # fmt: skip
 
 
