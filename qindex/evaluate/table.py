@@ -82,7 +82,7 @@ def number(value: float, digits: int) -> str:
 
 
 def size(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) or value >= 1000 else f"{value:,.1f}"
+    return f"{value:,.0f}" if abs(value - round(value)) < 0.05 or value >= 1000 else f"{value:,.1f}"
 
 
 def table(report: Report) -> str:

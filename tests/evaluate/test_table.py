@@ -42,7 +42,7 @@ def test_the_choice_and_the_members_of_both_fronts_are_marked() -> None:
 def test_numbers_have_their_intervals_and_no_minus_before_a_zero() -> None:
     line = lines_of(REPORT)["Int8()"]
     assert line.split("  ", 3)[-1].split() == [
-        "0.7000", "[0.6000,", "0.8000]", "0.0000", "[-0.1000,", "0.1000]", "388", "120",
+        "0.7000", "[0.6000,", "0.8000]", "0.0000", "[-0.1000,", "0.1000]", "388", "120", "8",
     ]  # fmt: skip
     assert lines_of(REPORT)["Float32()"].split()[-4:] == ["1,536", "154", "14.4", "69"]
 
