@@ -35,7 +35,10 @@ bench: $(VENV)/bench
 	$(BIN)/python benchmarks/ann.py
 	$(BIN)/python benchmarks/lowbit.py
 	$(BIN)/python benchmarks/rerank.py
+	$(BIN)/python benchmarks/recurrent.py
 	$(BIN)/python benchmarks/rag_storage.py
+	$(BIN)/python benchmarks/mteb_tasks.py
+	$(BIN)/python benchmarks/tune.py
 	$(BIN)/python benchmarks/tables.py
 
 # Each stamp is one `pip install` of the project with the extras it is named for.

@@ -14,6 +14,7 @@ import tables_ann
 import tables_gpu
 import tables_kernels
 import tables_lowbit
+import tables_mteb
 import tables_quality
 import tables_recurrent
 import tables_rerank
@@ -80,8 +81,8 @@ def scan(result: dict[str, Any]) -> str:
 
 
 # Tables that show more than one section.
-WHOLE = ("gpu.topk", "gpu.linear", "lowbit.bars", "rerank.bars", "rerank.agreement", "recurrent.bars",
-         "recurrent.encoding", "recurrent.scanning")  # fmt: skip
+WHOLE = ("gpu.topk", "gpu.linear", "lowbit.bars", "mteb_tasks.bars", "rerank.bars", "rerank.agreement",
+         "recurrent.bars", "recurrent.encoding", "recurrent.scanning")  # fmt: skip
 
 TABLES = {
     "ann": tables_ann.short,
@@ -126,6 +127,10 @@ TABLES = {
     "recurrent.scanning": tables_recurrent.scanning,
     "recurrent.versions": tables_recurrent.versions,
     "recurrent.upgrade": tables_recurrent.upgrade,
+    "mteb_tasks.bars": tables_mteb.bars,
+    "mteb_tasks.table": tables_mteb.systems,
+    "tune.minilm.bars": lambda result: tables_quality.bars({"minilm": result["bars"]}),
+    "tune.minilm": tables_mteb.choices,
     "rag_storage.collections.conclusions": tables_storage.conclusions,
     "rag_storage.collections.budgets": tables_storage.budgets,
     "rag_storage.collections.types": tables_storage.types,

@@ -156,9 +156,12 @@ def as_encoder(model: Any) -> Any:
 
 def named(meta: Any, identity: str) -> Any:
     """The description of a model; one without a revision has its content for one, so that no other has its results."""
-    if meta.revision not in (None, "", "no_revision_available"):
-        return meta
-    return meta.model_copy(update={"revision": hashlib.sha256(identity.encode()).hexdigest()[:16]})
+    updates = {}
+    if meta.name in (None, "", "no_model_name/available"):
+        updates["name"] = "local/SentenceTransformer"
+    if meta.revision in (None, "", "no_revision_available"):
+        updates["revision"] = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    return meta.model_copy(update=updates)
 
 
 class _Ours:

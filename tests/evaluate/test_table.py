@@ -44,7 +44,7 @@ def test_numbers_have_their_intervals_and_no_minus_before_a_zero() -> None:
     assert line.split("  ", 3)[-1].split() == [
         "0.7000", "[0.6000,", "0.8000]", "0.0000", "[-0.1000,", "0.1000]", "388", "120", "8",
     ]  # fmt: skip
-    assert lines_of(REPORT)["Float32()"].split()[-4:] == ["1,536", "154", "14.4", "69"]
+    assert lines_of(REPORT)["Float32()"].split()[-4:] == ["1,536", "154", "14.4", "70"]
 
 
 def test_no_line_is_wider_than_the_terminal_and_a_long_name_is_whole() -> None:

@@ -103,3 +103,12 @@ def test_the_quantized_encoder_takes_a_quarter_and_stays_near(tmp_path):
     cosines = [float(line.split()[-1]) for line in (eight, four)]
     assert cosines[0] > 0.995
     assert cosines[0] > cosines[1] > 0.93
+
+
+@needs_model
+@pytest.mark.skipif(importlib.util.find_spec("mteb") is None, reason="needs mteb: pip install 'qindex[mteb]'")
+def test_mteb_ranks_quantizers_by_what_they_keep(tmp_path):
+    rows = dict(re.findall(r"^.{5}(\S.*?)  +(\d\.\d{4})", output("mteb_folder.py", tmp_path), re.MULTILINE))
+    assert len(rows) == 9
+    assert abs(float(rows["Int8()"]) - float(rows["Float32()"])) < 0.01
+    assert float(rows["Binary()"]) < float(rows["Binary() + Int8()"])
