@@ -6,7 +6,7 @@ from typing import Any
 # Columns of words; the others are of numbers.
 _WORDS = {
     "library", "query", "activations", "weights", "family", "beside", "for", "rows", "wanted", "found", "reached",
-    "way",
+    "way", "choice",
 }  # fmt: skip
 _WORDS_BEGIN = ("fastest", "best of")
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qindex.encode.shards import Shards, encode_to
 from qindex.io import PathLike
-from qindex.types import Codes, Quantizer, Vectors, as_texts, row_norms
+from qindex.types import Quantizer, Vectors, as_texts, row_norms
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -250,22 +250,9 @@ def _samples(file: Path) -> Iterator[bytes]:
 
 def fingerprint_in_memory(model: SentenceTransformer) -> str:
     """The modules of a loaded model, and the beginning and end of each of its weights."""
-    import torch
+    from qindex.lowbit.fingerprint import add_weights
 
     sha256 = hashlib.sha256(f"{model} {model.max_seq_length}".encode())
-    for name, weight in model.named_parameters():
-        # Where a checkpoint has no pooler, transformers makes one up at random, and nothing reads it.
-        if ".pooler." in name:
-            continue
-        flat = weight.detach().reshape(-1)
-        ends = torch.cat([flat[:4096], flat[-4096:]]).cpu().contiguous().view(torch.uint8)
-        sha256.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
-        sha256.update(ends.numpy().tobytes())
-    for name, module in model.named_modules():
-        codes = getattr(module, "codes", None)  # of a quantized layer
-        if isinstance(codes, Codes):
-            for array in codes.rowwise:
-                content = array.reshape(-1).view(np.uint8)
-                sha256.update(f"{name} {array.shape} {array.dtype}\n".encode())
-                sha256.update(content[:16384].tobytes() + content[-16384:].tobytes())
+    # Where a checkpoint has no pooler, transformers makes one up at random, and nothing reads it.
+    add_weights(sha256, model, unread=".pooler.")
     return f"in-memory-{sha256.hexdigest()[:32]}"

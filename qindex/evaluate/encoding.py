@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from mteb.models import ModelMeta, SentenceTransformerEncoderWrapper
 from mteb.models.model_meta import ScoringFunction
 from numpy.typing import NDArray
@@ -61,6 +62,8 @@ class StoredEncoder:
                 f"task must be of texts, {task_metadata.name} has {', '.join(rows.column_names)}: other inputs are not "
                 "encoded here"
             )
+        if not len(rows):
+            raise ValueError(f"task {task_metadata.name} must have texts to encode, got none")
         kind = "" if prompt_type is None else prompt_type.value
         settings = (self.identity, task_metadata.name, kind, str(kwargs.get("precision")))
         file = self.folder / f"{task_metadata.name}-{kind or 'texts'}-{_digest(settings, rows)}.npy"
@@ -77,6 +80,8 @@ class StoredEncoder:
                 show_progress_bar=False,
                 **kwargs,
             )
+            if isinstance(found, torch.Tensor):
+                found = found.detach().to("cpu", torch.float32)
             return as_vectors(np.asarray(found, np.float32), numbers=range(part.start, part.stop))
 
         vectors = kept(file, len(rows), encode, f"encode {task_metadata.name}", None if show_progress_bar else False)
@@ -217,6 +222,6 @@ def _digest(settings: Sequence[str], rows: Any) -> str:
     sha256 = hashlib.sha256(repr(settings).encode())
     for start in range(0, len(rows), BLOCK):
         for text in rows[start : start + BLOCK]["text"]:
-            content = text.encode("utf-8", "surrogatepass")
+            content = str(text).encode("utf-8", "surrogatepass")
             sha256.update(b"%d " % len(content) + content)
     return sha256.hexdigest()[:32]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -56,7 +57,8 @@ class QuantizedModel:
     Vectors are kept in `folder`, as memory-mapped files: systems that share it encode a task once, and an interrupted
     run goes on. Without a folder, they are kept until the model is gone.
 
-    Model, quantizers and index are named in mteb's `experiment_kwargs`, so results of one never count for another.
+    Model, quantizers, index and reranker are named in mteb's `experiment_kwargs`, so results of one never count for
+    another. A reranker tells what it is by an `identity`, as those of qindex do.
     """
 
     def __init__(
@@ -89,6 +91,11 @@ class QuantizedModel:
         self._index: Index | None = None
         self._quantizers: dict[str, Quantizer] = {}
 
+    @property
+    def bytes_per_vector(self) -> int:
+        """Codes and scales of a vector, once there are some."""
+        return self.system.bytes_per_vector(self.encoder.dim)
+
     # --- retrieval: mteb's SearchProtocol ---------------------------------------------------------------------------
 
     def index(
@@ -110,7 +117,7 @@ class QuantizedModel:
         if not ids:
             raise ValueError(f"task {task_metadata.name} has no documents")
         if len(set(ids)) < len(ids):
-            twice = next(id for i, id in enumerate(ids) if id in set(ids[:i]))
+            twice = Counter(ids).most_common(1)[0][0]
             raise ValueError(f"task {task_metadata.name} must name each document once, {twice!r} comes twice")
         vectors, self._documents = self._encoded(
             corpus, PromptType.document, task_metadata, hf_split, hf_subset, encode_kwargs, num_proc
@@ -226,7 +233,7 @@ class QuantizedModel:
 class RerankerModel:
     """A reranker as mteb's cross-encoder: for tasks of reranking, and after `task.convert_to_reranking(...)`.
 
-    `name` is what results are kept under, with the reranker's own description.
+    `name` is what results are kept under, with the reranker's own `identity`.
     """
 
     def __init__(self, reranker: Reranker, name: str) -> None:
@@ -236,7 +243,7 @@ class RerankerModel:
                 "name": name if "/" in name else f"qindex/{name}",
                 "revision": version("qindex"),
                 "model_type": ["cross-encoder"],
-                "experiment_kwargs": {"reranker": repr(reranker)},
+                "experiment_kwargs": {"reranker": _identity(reranker)},
             }
         )
 
@@ -264,8 +271,18 @@ def _described(meta: Any, system: System, reranker: Reranker | None, depth: int)
     kwargs = dict(meta.experiment_kwargs or {})
     kwargs |= {"qindex": version("qindex"), "system": system.name, "quantizer": _content(system)}
     if reranker is not None:
-        kwargs |= {"reranker": repr(reranker), "depth": depth}
+        kwargs |= {"reranker": _identity(reranker), "depth": depth}
     return meta.model_copy(update={"experiment_kwargs": kwargs})
+
+
+def _identity(reranker: Reranker) -> str:
+    identity = getattr(reranker, "identity", None)
+    if not isinstance(identity, str):
+        raise ValueError(
+            "reranker must have an identity, a string that tells its scores from others', under which results are "
+            f"kept: give {type(reranker).__name__} one"
+        )
+    return identity
 
 
 def _content(system: System) -> str:

@@ -98,7 +98,7 @@ def measure(
     n_runs = len(tasks) * (len(chosen) + len(wrappers))
     with _no_bars_of_datasets(), tqdm(total=n_runs, desc="measure", unit="run", disable=hidden) as bar:
         for task in tasks:
-            title = task.metadata.name
+            title, was_loaded = task.metadata.name, task.data_loaded
             for system in chosen:
                 bar.set_postfix_str(f"{title}: {system.name}")
                 asked = QuantizedModel(model, system, reranker=reranker, depth=depth, folder=folder / "vectors")
@@ -109,6 +109,8 @@ def measure(
                 name = f"mteb CompressionWrapper, {dtype.value}"
                 records.setdefault(name, {})[title] = run(_RawCodes(model, dtype, folder / "vectors"), task)
                 bar.update()
+            if task.data_loaded and not was_loaded:
+                task.unload_data()
     whole = QuantizedModel(model, _REFERENCE, folder=folder / "vectors")
     rows = [_row(name, found, records[_REFERENCE.name]) for name, found in records.items()]
     for place, system in enumerate(chosen):
@@ -164,6 +166,19 @@ class _RawCodes(SearchEncoderWrapper):
         self.watch: Callable[[Searched], None] = lambda searched: None
         self.bits = RAW[dtype]
 
+    @property
+    def bytes_per_vector(self) -> float:
+        return self.bits * self.encoder.dim / 8
+
+    def encode(self, inputs: Any, **kwargs: Any) -> Any:
+        return self.model.encode(inputs, **kwargs)
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        return self.model.similarity(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        return self.model.similarity_pairwise(embeddings1, embeddings2)
+
     def search(self, queries: Any, *, hf_split: str, hf_subset: str, **kwargs: Any) -> Any:
         kwargs["encode_kwargs"] = {**kwargs["encode_kwargs"], "show_progress_bar": False}  # a bar for each call of it
         found = super().search(queries, hf_split=hf_split, hf_subset=hf_subset, **kwargs)
@@ -175,10 +190,14 @@ class _RawCodes(SearchEncoderWrapper):
 def _kept_record(model: Any, task: Any, cache: Any, folder: Path, batch_size: int, progress: bool | None) -> _Record:
     """What was kept of a model on a task, or what is measured and kept now."""
     meta = model.mteb_model_meta
-    described = (meta.name, meta.revision, meta.experiment_name, task.metadata.name, task.metadata.dataset)
+    described = [meta.name, meta.revision, meta.experiment_name, task.metadata.name, task.metadata.dataset]
+    described += [getattr(task, name, None) for name in ("_top_k", "_previous_results_model_meta")]  # of a reranking
     file = folder / f"{task.metadata.name}-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.json"
     if file.exists():
-        return _Record(**json.loads(file.read_text(encoding="utf-8")))
+        try:
+            return _Record(**json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{file} must be what an earlier run kept: {error}; delete it to measure again") from None
     load(task)
     record = _Record()
     model.watch = lambda searched: _watched(record, searched, task, model)
@@ -194,7 +213,7 @@ def _kept_record(model: Any, task: Any, cache: Any, folder: Path, batch_size: in
     record.score = float(result.get_score())
     record.main_score = task.metadata.main_score
     if not record.bytes_per_vector:
-        record.bytes_per_vector = model.system.bytes_per_vector(model.encoder.dim)
+        record.bytes_per_vector = model.bytes_per_vector
     content = json.dumps(dataclasses.asdict(record), allow_nan=False).encode()
     with replacing(file) as out:
         out.write(content)
@@ -211,10 +230,9 @@ def _watched(record: _Record, searched: Searched, task: Any, model: Any) -> None
     scores = evaluate(run, relevant, [MEASURE])[MEASURE]
     prefix = f"{searched.split} {searched.subset} "
     record.queries |= {prefix + query: float(score) for query, score in zip(judged(relevant), scores, strict=True)}
-    if searched.built is None or searched.queries is None:
-        record.bytes_per_vector = model.bits * model.encoder.dim / 8
-        return
     built = searched.built
+    if built is None or searched.queries is None:
+        return
     if record.index_bytes is None or built.nbytes > record.index_bytes:
         record.index_bytes, record.bytes_per_vector = built.nbytes, built.nbytes / len(built) - ID_BYTES
         record.latency_ms = latency_ms(lambda queries: model.system.search(built, queries, 10), searched.queries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from qindex import lowbit
 from qindex.io import PathLike
 from qindex.lowbit.cache import check_format
+from qindex.lowbit.fingerprint import add_weights
 from qindex.lowbit.network import backbone_of, network_of
 from qindex.lowbit.packed import Packs
 from qindex.rerank import heads, listwise, order
@@ -65,7 +67,9 @@ class CausalReranker:
         self.template = _template(template)
         network, tokenizer = _loaded(model, tokenizer)
         # Before weights are quantized, which takes long.
-        self._prompts = Prompts(self.template, tokenizer, _length(network, max_length), instruction)
+        length = _length(network, max_length)
+        self._prompts = Prompts(self.template, tokenizer, length, instruction)
+        self._settings = f"{self.template!r} {instruction!r} {length} {cache}"
         self.network = _quantized(network, plan, tokenizer)
         self._head = heads.head_of(self.network)
         self._continuations = Continuations(backbone_of(self.network), cache)
@@ -73,6 +77,13 @@ class CausalReranker:
             nn.Module.to(self.network, device)
         if self._prompts.answers:
             self._weights, self._biases = heads.rows(self._head, self._prompts.answers)
+
+    @property
+    def identity(self) -> str:
+        """Names the scores by what they depend on: weights, prompt, length, cache. It tells kept results apart."""
+        digest = hashlib.sha256(self._settings.encode())
+        add_weights(digest, self.network)
+        return f"causal {digest.hexdigest()[:32]}"
 
     @property
     def compares(self) -> bool:

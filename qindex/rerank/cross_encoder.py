@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from qindex import lowbit
+from qindex.lowbit.fingerprint import add_weights
 from qindex.lowbit.packed import Packs
 from qindex.rerank.fusion import Fusion, Interpolation
 from qindex.rerank.order import Reranked, rerank, score_nonempty
@@ -80,6 +82,13 @@ class CrossEncoderReranker:
     @property
     def tokenizer(self) -> Any:
         return self._tokenizer
+
+    @property
+    def identity(self) -> str:
+        """Names the scores by what they depend on: weights, length and fusion. It tells kept results apart."""
+        digest = hashlib.sha256(f"{self._max_length} {self._two_labels} {self.fuse!r}".encode())
+        add_weights(digest, self._network)
+        return f"cross-encoder {digest.hexdigest()[:32]}"
 
     def score(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """(n,) float32 logits, larger is better; -inf for a document without text.

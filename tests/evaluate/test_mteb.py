@@ -200,8 +200,7 @@ def test_results_of_one_system_are_never_those_of_another(model: Any, folder: Pa
 class Overlap:
     """Counts the words that a document shares with a query."""
 
-    def __repr__(self) -> str:
-        return "Overlap()"
+    identity = "overlap"
 
     def score(self, query: str, documents: Any) -> Any:
         words = set(query.replace(",", " ").replace("?", " ").split())
@@ -230,8 +229,14 @@ def test_a_reranker_is_a_cross_encoder_after_convert_to_reranking(model: Any, fo
     assert RerankerModel(Overlap(), "overlap").mteb_model_meta.name == "qindex/overlap"
 
 
+class Unnamed(Overlap):
+    identity = None  # type: ignore[assignment]
+
+
 class NoTies(Overlap):
     """mteb breaks ties in an order of its own."""
+
+    identity = "overlap and length"
 
     def score(self, query: str, documents: Any) -> Any:
         return super().score(query, documents) + 1e-3 * np.array([len(d) for d in documents], np.float32)
@@ -274,6 +279,22 @@ def test_other_tasks_get_decoded_vectors(model: Any) -> None:
     assert score(QuantizedModel(model, Float32())) == pytest.approx(score(model), abs=1e-6)
     assert abs(score(QuantizedModel(model, Int8())) - score(model)) < 0.02
     assert score(QuantizedModel(model, Binary())) != score(model)
+
+
+def test_a_report_of_other_tasks_has_mteb_s_main_score(model: Any, tmp_path: Path) -> None:
+    report = measure(model, [Int8()], [SimilarSentences()], tmp_path, raw=True, progress=False)
+    assert report.measure == "main score of mteb"
+    assert [row.loss for row in report.rows] == [None] * 5
+    assert [row.bytes_per_vector for row in report.rows] == [1536, 388, 384, 384, 48]
+    assert report.rows[1].score == pytest.approx(report.rows[0].score, abs=0.02)
+
+
+def test_tasks_are_unloaded_unless_they_came_loaded(model: Any, folder: Path, tmp_path: Path) -> None:
+    ours, theirs = folder_task(folder), folder_task(folder, "theirs")
+    theirs.load_data()
+    measure(model, [Int8()], [ours, theirs], tmp_path, progress=False)
+    assert not ours.data_loaded
+    assert theirs.data_loaded
 
 
 def test_a_report_has_all_systems_and_is_taken_up_again(model: Any, folder: Path, tmp_path: Path) -> None:
@@ -350,6 +371,10 @@ def test_bad_arguments_are_refused_by_name(model: Any, folder: Path, tmp_path: P
         QuantizedModel(model, "int8")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="depth is for a reranker"):
         QuantizedModel(model, depth=3)
+    with pytest.raises(ValueError, match="reranker must have an identity"):
+        QuantizedModel(model, reranker=Unnamed())
+    with pytest.raises(ValueError, match="reranker must have an identity"):
+        RerankerModel(Unnamed(), "unnamed")
     with pytest.raises(ValueError, match="systems must differ"):
         measure(model, [Int8(), Int8()], [task], tmp_path)
     with pytest.raises(ValueError, match="tasks must be one or more, each once"):

@@ -285,3 +285,10 @@ def test_a_small_language_model_tells_an_answer_from_noise(template: str) -> Non
     assert np.array_equal(one.score("where do foxes live?", documents), found)
     if template == "likelihood":  # a model so small cannot judge, but it does know what is likely
         assert found.argmax() == 0
+
+
+def test_rerankers_that_score_differently_have_other_identities() -> None:
+    given: list[dict[str, Any]] = [{}, {"max_length": 60}, {"cache": "int8"}, {"plan": lowbit.Plan.default(8)}]
+    named = [reranker(**one).identity for one in given] + [reranker("Qwen3").identity]
+    assert len(set(named)) == len(named)
+    assert reranker().identity == named[0]

@@ -155,3 +155,15 @@ def test_a_file_of_another_model_is_refused(tmp_path):
     lowbit.save(lowbit.quantize(backbone, EIGHT), tmp_path / "backbone.qindex", tokenizer())
     with pytest.raises(TypeError, match=r"model must be a cross-encoder, got .*BertModel"):
         CrossEncoderReranker(tmp_path / "backbone.qindex")
+
+
+def test_rerankers_that_score_differently_have_other_identities():
+    other = network()
+    other.bert.pooler.dense.weight.data.mul_(2)
+    given = [
+        {"model": network()}, {"model": other}, {"model": network(), "plan": EIGHT}, {"model": network(2)},
+        {"model": network(), "max_length": 20}, {"model": network(), "fuse": Interpolation(0.5, 3.0)},
+    ]  # fmt: skip
+    named = [CrossEncoderReranker(tokenizer=tokenizer(), **one).identity for one in given]
+    assert len(set(named)) == len(given)
+    assert CrossEncoderReranker(network(), tokenizer=tokenizer()).identity == named[0]
