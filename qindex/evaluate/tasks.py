@@ -95,7 +95,7 @@ def model_of(model: str, name: str) -> Any:
         encoder.mteb_model_meta = encoder.mteb_model_meta.model_copy(update={"name": f"local/{name}"})
         return encoder
     try:
-        return mteb.get_model(model)
+        return mteb.get_model(model if "/" in model else f"sentence-transformers/{model}")
     except Exception as error:  # of whatever a hub's client raises
         raise ValueError(
             f"model {model} could not be loaded: {_first_line(error)}; a folder needs no network"
