@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -74,7 +75,8 @@ def measure(
     with what is missing, and takes what is there: an interrupted run loses a block of texts or one system on one task.
     Of a task with splits or languages, index bytes and milliseconds are those of the largest.
 
-    Raises ValueError for a system that comes twice, no task, and a task that cannot be loaded.
+    Raises ValueError for a system that comes twice, no task, a task that cannot be loaded, and, by its name, for a
+    system that a task does not suit.
     """
     folder = Path(folder)
     chosen = [one if isinstance(one, System) else System(one) for one in systems]
@@ -90,8 +92,8 @@ def measure(
         (folder / part).mkdir(parents=True, exist_ok=True)
     cache = mteb.ResultCache(folder / "results")
 
-    def run(model: Any, task: Any) -> _Record:
-        return _kept_record(model, task, cache, folder / "records", batch_size, progress)
+    def run(name: str, model: Any, task: Any) -> _Record:
+        return _kept_record(name, model, task, cache, folder / "records", batch_size, progress)
 
     records: dict[str, dict[str, _Record]] = {}
     wrappers = list(RAW) if raw else []
@@ -103,12 +105,12 @@ def measure(
             for system in chosen:
                 bar.set_postfix_str(f"{title}: {system.name}")
                 asked = QuantizedModel(model, system, reranker=reranker, depth=depth, folder=folder / "vectors")
-                records.setdefault(system.name, {})[title] = run(asked, task)
+                records.setdefault(system.name, {})[title] = run(system.name, asked, task)
                 bar.update()
             for dtype in wrappers:
                 bar.set_postfix_str(f"{title}: {dtype.value}")
                 name = f"mteb CompressionWrapper, {dtype.value}"
-                records.setdefault(name, {})[title] = run(_RawCodes(model, dtype, folder / "vectors"), task)
+                records.setdefault(name, {})[title] = run(name, _RawCodes(model, dtype, folder / "vectors"), task)
                 bar.update()
             if task.data_loaded and not was_loaded:
                 task.unload_data()
@@ -188,12 +190,14 @@ class _RawCodes(SearchEncoderWrapper):
         return found
 
 
-def _kept_record(model: Any, task: Any, cache: Any, folder: Path, batch_size: int, progress: bool | None) -> _Record:
+def _kept_record(
+    name: str, model: Any, task: Any, cache: Any, folder: Path, batch_size: int, progress: bool | None
+) -> _Record:
     """What was kept of a model on a task, or what is measured and kept now."""
     meta = model.mteb_model_meta
     described = [meta.name, meta.revision, meta.experiment_name, task.metadata.name, task.metadata.dataset]
     described += [sorted(task.eval_splits), sorted(task.hf_subsets)]
-    described += [getattr(task, name, None) for name in ("_top_k", "_previous_results_model_meta")]  # of a reranking
+    described += [getattr(task, one, None) for one in ("_top_k", "_previous_results_model_meta")]  # of a reranking
     file = folder / f"{task.metadata.name}-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.json"
     if file.exists():
         try:
@@ -203,16 +207,21 @@ def _kept_record(model: Any, task: Any, cache: Any, folder: Path, batch_size: in
     load(task)
     record = _Record()
     model.watch = lambda searched: _watched(record, searched, task, model)
-    results = mteb.evaluate(
-        model,
-        task,
-        cache=cache,
-        overwrite_strategy="always",  # what has no record was not finished
-        show_progress_bar=False,
-        encode_kwargs={"batch_size": batch_size, "show_progress_bar": progress is not False},
-    )
+    try:
+        results = mteb.evaluate(
+            model,
+            task,
+            cache=cache,
+            overwrite_strategy="always",  # what has no record was not finished
+            show_progress_bar=False,
+            encode_kwargs={"batch_size": batch_size, "show_progress_bar": progress is not False},
+        )
+    except ValueError as error:
+        raise ValueError(f"{name} on {task.metadata.name}: {error}") from error
     [result] = results.task_results
     record.score = float(result.get_score())
+    if not math.isfinite(record.score):
+        raise ValueError(f"{name} on {task.metadata.name} must have a score, mteb gives {record.score}: leave one out")
     record.main_score = task.metadata.main_score
     if not record.bytes_per_vector:
         record.bytes_per_vector = model.bytes_per_vector

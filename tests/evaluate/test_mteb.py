@@ -289,6 +289,20 @@ class SimilarSentences(AbsTaskSTS):  # type: ignore[misc]
         self.data_loaded = True
 
 
+class Alike(SimilarSentences):
+    metadata = SimilarSentences.metadata.model_copy(update={"name": "Alike"})
+
+    def load_data(self, **_: Any) -> None:
+        pairs = {"sentence1": SUBJECTS[:1] * 2, "sentence2": SUBJECTS[1:2] * 2, "score": [1.0, 2.0]}
+        self.dataset = {"test": Dataset.from_dict(pairs)}
+        self.data_loaded = True
+
+
+def test_a_score_that_is_not_a_number_is_refused_by_name(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Float32\(\) on Alike must have a score, mteb gives nan"):
+        measure(model, [Int8()], [Alike()], tmp_path, progress=False)
+
+
 class Summaries(AbsTaskSummarization):  # type: ignore[misc]
     metadata = SimilarSentences.metadata.model_copy(update={"name": "Summaries", "type": "Summarization"})
     min_score, max_score = 0, 5
@@ -430,6 +444,20 @@ def test_a_folder_without_judgements_is_refused(folder: Path) -> None:
         folder_task(folder)
 
 
+def test_a_task_without_judgements_is_refused_by_its_name(model: Any) -> None:
+    task = Languages()
+    task.load_data()
+    for subset in task.dataset.values():
+        subset["test"]["relevant_docs"] = {}
+    with pytest.raises(ValueError, match="task Languages must judge at least one query"):
+        ndcg(QuantizedModel(model), task)
+
+
+def test_a_name_that_no_file_can_have_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"without a slash, got 'a/b'"):
+        folder_task(folder, "a/b")
+
+
 def test_queries_that_nothing_answers_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with open(folder / "queries.jsonl", "a") as out:
         out.write(json.dumps({"_id": "q9", "text": "what is it all about?"}) + "\n")
@@ -480,6 +508,12 @@ def test_bad_arguments_are_refused_by_name(model: Any, folder: Path, tmp_path: P
         QuantizedModel(model).search(
             [], task_metadata=task.metadata, hf_split="test", hf_subset="default", top_k=1, encode_kwargs={}
         )
+
+
+def test_a_system_that_does_not_suit_a_task_is_named(model: Any, folder: Path, tmp_path: Path) -> None:
+    systems = [System.parse("int8"), System.parse("int8", "ivf(nlist=100)")]
+    with pytest.raises(ValueError, match=r"Int8\(\), ivf\(nlist=100\) on small: nlist must be at most"):
+        measure(model, systems, [folder_task(folder)], tmp_path, progress=False)
 
 
 def test_vectors_of_another_length_are_refused(model: Any, folder: Path, tmp_path: Path) -> None:
