@@ -157,6 +157,8 @@ def _notes(raw: bool, reranked: bool) -> list[str]:
     if raw:
         notes.append("mteb's CompressionWrapper compares raw codes; it gets all documents in one call, from whose "
                      "ranges its integers are made, and queries in another.")  # fmt: skip
+        if reranked:
+            notes.append("Nothing is reranked behind mteb's CompressionWrapper.")
     return notes
 
 

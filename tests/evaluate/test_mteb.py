@@ -435,6 +435,11 @@ def test_a_report_has_all_systems_and_is_taken_up_again(model: Any, folder: Path
     assert [row.loss for row in again.rows] == [row.loss for row in report.rows]
 
 
+def test_a_report_tells_which_systems_a_reranker_leaves_alone(model: Any, folder: Path, tmp_path: Path) -> None:
+    report = measure(model, [Int8()], [folder_task(folder)], tmp_path, reranker=Overlap(), raw=True, progress=False)
+    assert "Nothing is reranked behind mteb's CompressionWrapper." in report.notes
+
+
 def test_a_folder_without_judgements_is_refused(folder: Path) -> None:
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n")
     with pytest.raises(ValueError, match="must judge at least one query"):
