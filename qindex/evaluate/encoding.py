@@ -22,6 +22,8 @@ from qindex.types import Vectors, as_vectors
 
 # Rows that are encoded, and then safe on disk, together.
 BLOCK = 2048
+# What the wrappers of mteb put before texts, beside the prompts of the model that they hold.
+_PROMPTS = ("model_prompts", "prompts_dict", "instruction_template", "apply_instruction_to_passages")
 
 
 class StoredEncoder:
@@ -109,6 +111,10 @@ def kept(file: Path, n: int, encode: Callable[[slice], Vectors], what: str, prog
             bar.update(done)
             for start in range(done, n, BLOCK):
                 rows = encode(slice(start, min(start + BLOCK, n)))
+                if len(rows) != min(BLOCK, n - start):
+                    raise ValueError(
+                        f"model must give a vector for each text, got {len(rows)} for {min(BLOCK, n - start)}"
+                    )
                 if start == 0:
                     header = {"descr": "<f4", "fortran_order": False, "shape": (n, rows.shape[1])}
                     np.lib.format.write_array_header_1_0(out, header)
@@ -117,7 +123,10 @@ def kept(file: Path, n: int, encode: Callable[[slice], Vectors], what: str, prog
                 os.fsync(out.fileno())
                 bar.update(len(rows))
         partial.replace(file)
-    found: Vectors = np.load(file, mmap_mode="r", allow_pickle=False)
+    try:
+        found: Vectors = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{file} must hold {n} rows of float32: {error}; delete it") from None
     if found.ndim != 2 or len(found) != n or found.dtype != np.float32:
         raise ValueError(f"{file} must hold {n} rows of float32, it has {found.dtype} {found.shape}: delete it")
     return found
@@ -160,8 +169,9 @@ def as_encoder(model: Any) -> Any:
 
 
 def named(meta: Any, identity: str) -> Any:
-    """The description of a model; one without a revision has its content for one, so that no other has its results."""
-    updates = {}
+    """The description of a model with its content and similarity, so that no other has its results."""
+    told = hashlib.sha256(f"{identity} {meta.similarity_fn_name}".encode()).hexdigest()[:16]
+    updates: dict[str, Any] = {"experiment_kwargs": {**(meta.experiment_kwargs or {}), "model": told}}
     if meta.name in (None, "", "no_model_name/available"):
         updates["name"] = "local/SentenceTransformer"
     if meta.revision in (None, "", "no_revision_available"):
@@ -189,9 +199,9 @@ class _Ours:
         asked = prompt_type is not None and prompt_type.value == "query"
         return self._encoder.encode_query(texts) if asked else self._encoder.encode_document(texts)
 
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> NDArray[np.float32]:
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
         first, second = (_unit(side) for side in (embeddings1, embeddings2))
-        return first @ second.T
+        return torch.from_numpy(first @ second.T)  # a tensor of one score is a number; an array is not
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> NDArray[np.float32]:
         first, second = (_unit(side) for side in (embeddings1, embeddings2))
@@ -213,7 +223,9 @@ def _identity(encoder: Any) -> str:
         return encoder.identity
     inner = getattr(encoder, "model", None)
     if isinstance(inner, SentenceTransformer):
-        return f"{fingerprint_in_memory(inner)} {inner.prompts} {inner.truncate_dim}"
+        prompts = [getattr(encoder, name, None) for name in _PROMPTS]
+        told = [inner.prompts, inner.default_prompt_name, *(getattr(one, "__qualname__", one) for one in prompts)]
+        return f"{fingerprint_in_memory(inner)} {told} {inner.truncate_dim}"
     meta = encoder.mteb_model_meta
     return f"{meta.name} {meta.revision} {meta.experiment_name} {meta.embed_dim}"
 

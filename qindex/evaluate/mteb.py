@@ -144,6 +144,8 @@ class QuantizedModel:
         """
         if self._index is None:
             raise ValueError("a corpus must be indexed before it is searched: call index first")
+        if not len(queries):
+            raise ValueError(f"task {task_metadata.name} must judge at least one query, got none")
         vectors, asked = self._encoded(
             queries, PromptType.query, task_metadata, hf_split, hf_subset, encode_kwargs, num_proc
         )

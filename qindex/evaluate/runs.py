@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,10 +19,11 @@ import numpy as np
 from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from mteb.models import CompressionWrapper, SearchEncoderWrapper
 from mteb.types import OutputDType
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from qindex.evaluate.encoding import StoredEncoder
-from qindex.evaluate.metrics import evaluate, judged, paired_bootstrap
+from qindex.evaluate.metrics import Interval, evaluate, judged, paired_bootstrap
 from qindex.evaluate.mteb import QuantizedModel, Searched
 from qindex.evaluate.report import ID_BYTES, Report, Row, environment
 from qindex.evaluate.systems import System
@@ -66,14 +68,15 @@ def measure(
     """Run tasks of mteb (`mteb.get_task`, `folder_task`) for each system, and put what was found into one report.
 
     `model` is what `QuantizedModel` takes. A flat index of float32 comes first: losses refer to it, with the interval
-    of a paired bootstrap over queries where all tasks are of retrieval. With `raw`, mteb's `CompressionWrapper` (int8,
-    float8, binary) is measured on the same vectors.
+    of a paired bootstrap over queries where nDCG@10 is the main score of all tasks. With `raw`, mteb's
+    `CompressionWrapper` (int8, float8, binary) is measured on the same vectors.
 
     `folder` keeps the vectors, mteb's own result files and what the report needs beside them. Called again, it goes on
     with what is missing, and takes what is there: an interrupted run loses a block of texts or one system on one task.
     Of a task with splits or languages, index bytes and milliseconds are those of the largest.
 
-    Raises ValueError for a system that comes twice, no task, and a task that cannot be loaded.
+    Raises ValueError for a system that comes twice, no task, a task that cannot be loaded, and, by its name, for a
+    system that a task does not suit.
     """
     folder = Path(folder)
     chosen = [one if isinstance(one, System) else System(one) for one in systems]
@@ -89,8 +92,8 @@ def measure(
         (folder / part).mkdir(parents=True, exist_ok=True)
     cache = mteb.ResultCache(folder / "results")
 
-    def run(model: Any, task: Any) -> _Record:
-        return _kept_record(model, task, cache, folder / "records", batch_size, progress)
+    def run(name: str, model: Any, task: Any) -> _Record:
+        return _kept_record(name, model, task, cache, folder / "records", batch_size, progress)
 
     records: dict[str, dict[str, _Record]] = {}
     wrappers = list(RAW) if raw else []
@@ -102,12 +105,12 @@ def measure(
             for system in chosen:
                 bar.set_postfix_str(f"{title}: {system.name}")
                 asked = QuantizedModel(model, system, reranker=reranker, depth=depth, folder=folder / "vectors")
-                records.setdefault(system.name, {})[title] = run(asked, task)
+                records.setdefault(system.name, {})[title] = run(system.name, asked, task)
                 bar.update()
             for dtype in wrappers:
                 bar.set_postfix_str(f"{title}: {dtype.value}")
                 name = f"mteb CompressionWrapper, {dtype.value}"
-                records.setdefault(name, {})[title] = run(_RawCodes(model, dtype, folder / "vectors"), task)
+                records.setdefault(name, {})[title] = run(name, _RawCodes(model, dtype, folder / "vectors"), task)
                 bar.update()
             if task.data_loaded and not was_loaded:
                 task.unload_data()
@@ -154,6 +157,8 @@ def _notes(raw: bool, reranked: bool) -> list[str]:
     if raw:
         notes.append("mteb's CompressionWrapper compares raw codes; it gets all documents in one call, from whose "
                      "ranges its integers are made, and queries in another.")  # fmt: skip
+        if reranked:
+            notes.append("Nothing is reranked behind mteb's CompressionWrapper.")
     return notes
 
 
@@ -187,11 +192,14 @@ class _RawCodes(SearchEncoderWrapper):
         return found
 
 
-def _kept_record(model: Any, task: Any, cache: Any, folder: Path, batch_size: int, progress: bool | None) -> _Record:
+def _kept_record(
+    name: str, model: Any, task: Any, cache: Any, folder: Path, batch_size: int, progress: bool | None
+) -> _Record:
     """What was kept of a model on a task, or what is measured and kept now."""
     meta = model.mteb_model_meta
     described = [meta.name, meta.revision, meta.experiment_name, task.metadata.name, task.metadata.dataset]
-    described += [getattr(task, name, None) for name in ("_top_k", "_previous_results_model_meta")]  # of a reranking
+    described += [sorted(task.eval_splits), sorted(task.hf_subsets)]
+    described += [getattr(task, one, None) for one in ("_top_k", "_previous_results_model_meta")]  # of a reranking
     file = folder / f"{task.metadata.name}-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.json"
     if file.exists():
         try:
@@ -201,16 +209,21 @@ def _kept_record(model: Any, task: Any, cache: Any, folder: Path, batch_size: in
     load(task)
     record = _Record()
     model.watch = lambda searched: _watched(record, searched, task, model)
-    results = mteb.evaluate(
-        model,
-        task,
-        cache=cache,
-        overwrite_strategy="always",  # what has no record was not finished
-        show_progress_bar=False,
-        encode_kwargs={"batch_size": batch_size, "show_progress_bar": progress is not False},
-    )
+    try:
+        results = mteb.evaluate(
+            model,
+            task,
+            cache=cache,
+            overwrite_strategy="always",  # what has no record was not finished
+            show_progress_bar=False,
+            encode_kwargs={"batch_size": batch_size, "show_progress_bar": progress is not False},
+        )
+    except ValueError as error:
+        raise ValueError(f"{name} on {task.metadata.name}: {error}") from error
     [result] = results.task_results
     record.score = float(result.get_score())
+    if not math.isfinite(record.score):
+        raise ValueError(f"{name} on {task.metadata.name} must have a score, mteb gives {record.score}: leave one out")
     record.main_score = task.metadata.main_score
     if not record.bytes_per_vector:
         record.bytes_per_vector = model.bytes_per_vector
@@ -252,25 +265,29 @@ def latency_ms(search: Callable[[Vectors], Any], queries: Vectors) -> float:
 
 
 def _row(name: str, found: Mapping[str, _Record], reference: Mapping[str, _Record]) -> Row:
-    loss = None
-    if all(
-        record.queries and record.queries.keys() == reference[title].queries.keys() for title, record in found.items()
-    ):
-        loss = paired_bootstrap(
-            [
-                [reference[title].queries[query] - score for query, score in record.queries.items()]
-                for title, record in found.items()
-            ],
-            samples=2000,
-        )
     largest = max(found.values(), key=lambda record: record.index_bytes or 0)
     return Row(
         name=name,
         family="mteb",
         score=float(np.mean([record.score for record in found.values()])),
         bytes_per_vector=largest.bytes_per_vector,
-        loss=loss,
+        loss=_loss(found, reference),
         parts={title: record.score for title, record in found.items()},
         index_bytes=largest.index_bytes,
         latency_ms=largest.latency_ms,
     )
+
+
+def _loss(found: Mapping[str, _Record], reference: Mapping[str, _Record]) -> Interval | None:
+    """None where a score is not the measure that is known of each query."""
+    weighted: list[tuple[int, NDArray[np.float64]]] = []  # subsets of the task, and the losses in one of them
+    for title, record in found.items():
+        whole = reference[title].queries
+        if record.main_score != MAIN_SCORE or not whole or record.queries.keys() != whole.keys():
+            return None
+        subsets: dict[str, list[float]] = {}
+        for query, score in record.queries.items():
+            subsets.setdefault(" ".join(query.split(" ", 2)[:2]), []).append(whole[query] - score)
+        weighted += [(len(subsets), np.array(losses)) for losses in subsets.values()]
+    # Tasks weigh the same, and so do the subsets of one, as in mteb's score.
+    return paired_bootstrap([losses * len(weighted) / (len(found) * n) for n, losses in weighted], samples=2000)

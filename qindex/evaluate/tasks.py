@@ -27,8 +27,8 @@ def folder_task(path: PathLike, name: str | None = None) -> Any:
     The folder holds `corpus.jsonl`, `queries.jsonl` and `qrels/test.tsv`. `name`, by default that of the folder, is
     what results are kept under; they belong to this content of it, and are measured anew when it changes.
 
-    Raises what `load_beir` raises, and ValueError where no query is judged. A query without a relevant document scores
-    0 whatever is found; the log tells how many there are.
+    Raises what `load_beir` raises, and ValueError where no query is judged or the name has a slash. A query without a
+    relevant document scores 0 whatever is found; the log tells how many there are.
     """
     folder = Path(path)
     collection = load_beir(folder)
@@ -38,6 +38,8 @@ def folder_task(path: PathLike, name: str | None = None) -> Any:
     if hopeless:
         logger.warning("%d of %d queries of %s have no relevant document", hopeless, len(collection.queries), folder)
     name = name or folder.resolve().name
+    if "/" in name or "\\" in name:
+        raise ValueError(f"name must be one that a file can have, without a slash, got {name!r}")
     metadata = TaskMetadata(
         name=name,
         description=f"Judged documents of the folder {name}.",

