@@ -71,7 +71,7 @@ def test_a_choice_is_within_its_budget_and_has_lines_that_run() -> None:
     assert row.interval is not None
     assert row.interval[0] >= 0.9
     assert found.unmet == ""
-    assert row.code.splitlines() == [found.choice.code, found.choice.search_code]
+    assert row.code.splitlines() == list(found.choice.lines())
 
 
 def test_a_budget_that_nothing_meets_still_gives_the_report() -> None:
