@@ -66,10 +66,10 @@ def tune(
     """Measure systems (default: `default_systems`) on a sample of (n, dim) floats, and choose one within a budget.
 
     A row of the report has the share of the k best by float32 that a system finds, or copies of them, its mean over the
-    queries with an interval; the bytes of codes, scales, lists and links, but not the 8 of an id, for each vector of the sample; all
-    bytes of the index; and the median time of single queries on as many threads as are set. 99 times in 100 the
-    interval holds the mean of as many other queries of the same kind; it allows for their chance, and for that of those
-    measured.
+    queries with an interval; the bytes of codes, scales, lists and links, but not the 8 of an id, for each vector of
+    the sample; all bytes of the index; and the median time of single queries on as many threads as are set. 99 times in
+    100 the interval holds the mean of as many other queries of the same kind; it allows for their chance, and for that
+    of those measured.
 
     `vectors` is an array, or what can be sliced as one, such as an `np.memmap`; up to `sample` rows are drawn.
     `queries`, (m, dim) floats of which up to `n_queries` are drawn, should be real ones. Without, one of ten vectors
