@@ -187,9 +187,12 @@ def report(
 
 def _npy(path: Path) -> Any:
     """The array of an .npy file, which stays on disk."""
-    import numpy as np
+    from numpy.lib.format import open_memmap
 
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        return open_memmap(path, mode="r")  # np.load also takes what is not .npy, and says how to unpickle it
+    except ValueError as error:
+        raise ValueError(f"{path} must be an .npy file of floats: {error}") from None
 
 
 def _command() -> str:

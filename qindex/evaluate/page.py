@@ -65,10 +65,11 @@ def _section(report: Report, place: int) -> str:
     rows, shown = ordered(report), columns(report)
     families = list(dict.fromkeys(row.family for row in report.rows))
     date = report.environment.get("date", "")
+    count = "1 system" if len(rows) == 1 else f"{len(rows)} systems"
     return f"""
 <section class="report" aria-labelledby="r{place}">
 <h1 id="r{place}">{escape(report.title)}</h1>
-<p class="quiet">{escape(report.measure)} of {len(rows)} systems{f", {escape(date)}" if date else ""}</p>
+<p class="quiet">{escape(report.measure)} of {count}{f", {escape(date)}" if date else ""}</p>
 {_code(report, rows, shown)}
 {_figure(report, families)}
 {_rows_table(report, rows, shown, families, place)}

@@ -49,6 +49,10 @@ def draw(report: Report, path: PathLike) -> None:
 
 def _panel(axes: Any, report: Report, title: str, cost: Callable[[Row], float | None]) -> None:
     axes.set_xscale("log")
+    costs = [one for row in report.rows if (one := cost(row) or 0) > 0]
+    low, high = min(costs), max(costs)
+    room = (high / low) ** 0.05 if high > low else 2.0
+    axes.set_xlim(low / room, high * room)  # matplotlib finds none, and warns, while it has drawn a single point
     for i, family in enumerate(dict.fromkeys(row.family for row in report.rows)):
         rows = [row for row in report.rows if row.family == family and (cost(row) or 0) > 0]
         colour = COLOURS[i % len(COLOURS)]

@@ -53,7 +53,7 @@ class Report:
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
-        if len(set(names)) < len(names):
+        if len(set(names)) < len(names) or "" in names:
             raise ValueError(f"rows must have names of their own, got {names}")
         for name, value in (("reference", self.reference), ("choice", self.choice)):
             if value and value not in names:

@@ -99,7 +99,7 @@ class System:
         if metric != "ip":
             built.append(f'metric="{metric}"')
         built += [f"{name}={value!r}" for name, value in self.built.items()]
-        searched = ["queries", f"k={k}", *(f"{name}={value!r}" for name, value in self.searched.items())]
+        searched = ["queries", f"k={k}", *(f"{name}={value!r}" for name, value in self._searched(k).items())]
         return (
             f"index = qindex.{INDEXES[self.index].__name__}.build({', '.join(built)})",
             f"ids, scores = index.search({', '.join(searched)})",
@@ -114,14 +114,14 @@ class System:
 
     def search(self, index: Index, queries: Vectors, k: int) -> Matches:
         """The k best of an index that this system built; a setting that k outgrows is raised to k."""
-        settings = dict(self.searched)
-        if "ef" in settings:
-            settings["ef"] = max(settings["ef"], k)
-        return index.search(queries, k, **settings)
+        return index.search(queries, k, **self._searched(k))
 
     def bytes_per_vector(self, dim: int) -> int:
         """Codes and scales of a vector, with those to rescore by; ids, lists and links are not counted."""
         return self.quantizer.bytes_per_vector(dim) + (self.rescore.bytes_per_vector(dim) if self.rescore else 0)
+
+    def _searched(self, k: int) -> dict[str, Any]:
+        return {name: max(value, k) if name == "ef" else value for name, value in self.searched.items()}
 
 
 def written(step: Any, prefix: str = "") -> str:

@@ -65,11 +65,11 @@ def tune(
 ) -> Tuned:
     """Measure systems (default: `default_systems`) on a sample of (n, dim) floats, and choose one within a budget.
 
-    A row of the report has the share of the k best by float32 that a system finds, its mean over the queries with an
-    interval; the bytes of codes, scales, lists and links, but not the 8 of an id, for each vector of the sample; all
-    bytes of the index; and the median time of single queries on as many threads as are set. 99 times in 100 the
-    interval holds the mean of as many other queries of the same kind; it allows for their chance, and for that of those
-    measured.
+    A row of the report has the share of the k best by float32 that a system finds, or copies of them, its mean over the
+    queries with an interval; the bytes of codes, scales, lists and links, but not the 8 of an id, for each vector of
+    the sample; all bytes of the index; and the median time of single queries on as many threads as are set. 99 times in
+    100 the interval holds the mean of as many other queries of the same kind; it allows for their chance, and for that
+    of those measured.
 
     `vectors` is an array, or what can be sliced as one, such as an `np.memmap`; up to `sample` rows are drawn.
     `queries`, (m, dim) floats of which up to `n_queries` are drawn, should be real ones. Without, one of ten vectors
@@ -101,7 +101,8 @@ def tune(
     notes = _notes(n, len(asked), corpus, k, metric, held_out=queries is None)
     here = {**environment(), "inputs": _digest(rows, asked, metric, k)}
     run = _Run(Report(f"{n:,} vectors of {dim} numbers", f"recall@{k}", [], notes=notes, environment=here), folder)
-    truth = FlatIndex.build(rows, Float32(), metric=metric).search(asked, k).ids
+    equal = _first_of_equal(rows)
+    truth = equal[FlatIndex.build(rows, Float32(), metric=metric).search(asked, k).ids]
     with tqdm(
         total=len(systems), desc="tune", unit="system", disable=None if progress is None else not progress
     ) as bar:
@@ -110,7 +111,7 @@ def tune(
             for system in group:
                 if system.name not in run.rows:
                     index = system.build(rows, metric) if index is None else index
-                    run.add(_measured(system, index, asked, truth, metric))
+                    run.add(_measured(system, index, asked, truth, equal, metric))
                 bar.update()
 
     measured = [run.rows[system.name] for system in systems]
@@ -212,11 +213,26 @@ def _of_one_build(systems: Sequence[System]) -> list[list[System]]:
     return list(groups.values())
 
 
-def _measured(system: System, index: Index, queries: Vectors, truth: NDArray[np.int64], metric: Metric) -> Row:
+def _first_of_equal(rows: Vectors) -> NDArray[np.int64]:
+    """For each row the first that equals it, which stands for all its copies: a search may find any of them."""
+    first: dict[bytes, int] = {}
+    return np.array([first.setdefault(row.tobytes(), i) for i, row in enumerate(rows)])
+
+
+def _measured(
+    system: System,
+    index: Index,
+    queries: Vectors,
+    truth: NDArray[np.int64],
+    equal: NDArray[np.int64],
+    metric: Metric,
+) -> Row:
     """One system, of which `index` is built."""
     k = truth.shape[1]
-    found = system.search(index, queries, k).ids
-    shares = (found[:, :, None] == truth[:, None, :]).any(axis=1).mean(axis=1)
+    ids = system.search(index, queries, k).ids
+    same = np.where(ids < 0, -1, equal[ids])[:, :, None] == truth[:, None, :]
+    # Copies in the truth may be more than those found, or fewer.
+    shares = np.minimum(same.any(axis=1).mean(axis=1), same.any(axis=2).mean(axis=1))
     seconds = []
     for i in range(-_WARM, min(_TIMED, len(queries))):
         query = queries[max(i, 0)][None]

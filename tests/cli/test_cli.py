@@ -258,6 +258,12 @@ def test_tune_names_what_it_cannot_read_before_it_writes(numbers, tmp_path):
     assert "metric must be" in fails("tune", "--vectors", numbers, "--metric", "dot", *out)
     assert "--field is for texts" in fails("tune", "--vectors", numbers, "--field", "body", *out)
     assert "none.npy" in fails("tune", "--vectors", tmp_path / "none.npy", *out)
+    np.savez(tmp_path / "more.npz", vectors=np.ones((200, 8)))
+    (tmp_path / "void.npy").write_bytes(b"")
+    (tmp_path / "words.npy").write_text('{"text": "no numbers"}')
+    (tmp_path / "cut.npy").write_bytes(numbers.read_bytes()[:1000])
+    for name in ("more.npz", "void.npy", "words.npy", "cut.npy"):
+        assert f"{tmp_path / name} must be an .npy file of floats" in fails("tune", "--vectors", tmp_path / name, *out)
     (tmp_path / "empty.txt").write_text("\n")
     assert "must hold some text" in fails("tune", tmp_path / "empty.txt", *out)
     assert not (tmp_path / "out").exists()

@@ -42,6 +42,7 @@ def test_the_choice_its_code_notes_commands_and_environment_are_there() -> None:
 
 def test_what_a_report_lacks_has_no_place() -> None:
     text = page([Report("Bare", "recall@10", [Row("Int8()", "flat", 0.9, 388)])])
+    assert "recall@10 of 1 system<" in text
     keys = re.findall('data-key="(.*?)"', text)
     assert keys == ["name", "score", "bytes"]
     for part in ("Notes", "To reproduce", "Environment", "Scores on", "<code>", "intervals", "<em>latency</em>"):

@@ -34,6 +34,15 @@ def test_latencies_have_a_panel_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("matplotlib")
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("sizes", [(10,), (10, 20), (10, 10)])
+def test_few_points_with_an_interval_are_drawn_without_a_warning(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    rows = [Row(f"{i}", "flat", 0.5, size, interval=None if i else (0.4, 0.6)) for i, size in enumerate(sizes)]
+    draw(Report("Title", "recall@10", rows), tmp_path / "few.png")
+    assert len(np.unique(pixels(tmp_path / "few.png").reshape(-1, 4), axis=0)) > 2
+
+
+@pytest.mark.usefixtures("matplotlib")
 def test_every_family_has_its_colour_and_rows_that_cost_nothing_are_left_out(tmp_path: Path) -> None:
     def colours(rows: list[Row]) -> set[tuple[int, ...]]:
         draw(Report("", "recall@10", rows), tmp_path / "picture.png")

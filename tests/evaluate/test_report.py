@@ -35,6 +35,8 @@ def test_fronts_hold_what_nothing_beats_without_costing_more() -> None:
 def test_rows_of_one_name_and_names_of_no_row_are_refused() -> None:
     with pytest.raises(ValueError, match="names of their own"):
         Report("", "", [ROWS[0], ROWS[0]])
+    with pytest.raises(ValueError, match="names of their own"):
+        Report("", "", [Row("", "flat", 0.5, 9)])  # which would be the choice of a report without one
     with pytest.raises(ValueError, match="choice must be the name of a row"):
         Report("", "", ROWS, choice="Int4()")
 

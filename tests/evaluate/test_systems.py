@@ -77,4 +77,8 @@ def test_a_setting_of_another_index_is_refused() -> None:
 def test_a_walk_keeps_as_many_rows_as_are_asked_for() -> None:
     vectors = np.random.default_rng(0).standard_normal((300, 32)).astype(np.float32)
     system = System.parse("int8", "graph(ef=16)")
-    assert system.search(system.build(vectors), vectors[:2], 50).ids.shape == (2, 50)
+    found = system.search(system.build(vectors), vectors[:2], 50).ids
+    assert found.shape == (2, 50)
+    names = {"qindex": qindex, "vectors": vectors, "queries": vectors[:2]}
+    exec("\n".join(system.lines(k=50)), names)
+    assert np.array_equal(names["ids"], found)
