@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qindex.cli.app import app
-from qindex.cli.models import DEFAULT_MODEL, found, load_encoder, load_reranker
+from qindex.cli.models import DEFAULT_MODEL, load_encoder, load_reranker, located
 from qindex.cli.quantizers import QUANTIZERS
 from qindex.types import Hit
 
@@ -228,7 +228,7 @@ def _trained(
     sets = [load_beir(one).judgements(encoder) for one in judged]
     if not judged:
         sets.append(Judgements.from_documents(texts, encoder, most=2000, seed=seed))
-    return train_reranker(found(model), sets, plan=reranker_plan(bits), steps=steps, seed=seed)
+    return train_reranker(located(model), sets, plan=reranker_plan(bits), steps=steps, seed=seed)
 
 
 def _place(hit: Hit) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from qindex.cli.app import app
-from qindex.cli.models import DEFAULT_MODEL, found, load_encoder, load_reranker
+from qindex.cli.models import DEFAULT_MODEL, load_encoder, load_reranker, located
 from qindex.cli.quantizers import ESTIMATED
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def mteb(
 
     found_tasks = [task_of(one) for one in tasks]  # before a model is loaded
     reranker = None if rerank is None else load_reranker(rerank)
-    encoder = model_of(found(model), Path(model).name)
+    encoder = model_of(located(model), Path(model).name)
     measured = measure(
         encoder, systems, found_tasks, out, reranker=reranker, depth=depth, raw=raw, batch_size=batch_size
     )

@@ -16,10 +16,10 @@ DEFAULT_MODEL = "all-MiniLM-L6-v2"
 def load_encoder(model: str, plan: Any = None) -> SentenceEncoder:
     from qindex.encode.sentence import SentenceEncoder
 
-    return SentenceEncoder(found(model), plan=plan)
+    return SentenceEncoder(located(model), plan=plan)
 
 
-def found(model: str) -> str:
+def located(model: str) -> str:
     """Where a model is: the default one comes from its package where that is installed."""
     if model == DEFAULT_MODEL:
         with contextlib.suppress(ImportError):

@@ -48,7 +48,6 @@ class FlatIndex(StoredIndex):
         ids: ArrayLike | None = None,
         rescore: Quantizer | None = None,
         metric: Metric = "ip",
-        seed: int = 0,
         memory_budget: int | None = None,
         progress: bool | None = None,
     ) -> FlatIndex:
@@ -60,12 +59,12 @@ class FlatIndex(StoredIndex):
         `rescore=RaBitQ(2)` to `RaBitQ(4)` the signs, which both have, are kept once.
 
         An `np.memmap`, or anything with a `memory_budget` in bytes (1 GiB if not told), is read in blocks: quantizers
-        are then fitted to a random sample (`seed`) that fits in a third of it, at least 16,384 rows, and there is a
+        are then fitted to a random sample that fits in a third of it, at least 16,384 rows, and there is a
         bar, by `progress=None` on a terminal.
         """
         if isinstance(vectors, np.memmap) or memory_budget is not None:
             read = Reader(vectors, memory_budget, progress)
-            return cls(Stored.read(read, quantizer, ids=ids, rescore=rescore, metric=metric, seed=seed))
+            return cls(Stored.read(read, quantizer, ids=ids, rescore=rescore, metric=metric, seed=0))
         return cls(Stored.of(vectors, quantizer, ids=ids, rescore=rescore, metric=metric))
 
     @classmethod

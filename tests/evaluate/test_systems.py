@@ -52,7 +52,7 @@ def test_the_code_of_a_system_builds_and_searches_what_it_does(chain: str, index
         ("rabit(4)", "flat", "did you mean rabitq"),
         ("int8", "iv", "did you mean ivf"),
         ("int8", "ivf(nprobes=3)", "did you mean nprobe"),
-        ("int8", "flat(nprobe=3)", "one of seed, oversample, guarantee"),
+        ("int8", "flat(nprobe=3)", "one of oversample, guarantee"),
         ("int8", "ivf(8)", "must name its settings"),
         ("pca(192)", "flat", "must end in a quantizer"),
         ("int8 + pca(3)", "flat", "must end in a quantizer"),
