@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from qindex.encode.sentence import SentenceEncoder, fingerprint_in_memory
+from qindex.index.metric import normalised
 from qindex.io import PathLike
 from qindex.types import Vectors, as_vectors
 
@@ -210,9 +211,7 @@ class _Ours:
 
 
 def _unit(vectors: Any) -> Vectors:
-    rows = np.atleast_2d(np.asarray(vectors, np.float32))
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return normalised(np.atleast_2d(np.asarray(vectors, np.float32)))
 
 
 def _identity(encoder: Any) -> str:

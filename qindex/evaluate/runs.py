@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,15 +29,13 @@ from qindex.evaluate.systems import System
 from qindex.evaluate.tasks import load
 from qindex.io import PathLike, replacing
 from qindex.quantize import Float32
-from qindex.types import Quantizer, Reranker, Vectors
+from qindex.types import Quantizer, Reranker
 
 logger = logging.getLogger(__name__)
 
 MEASURE, MAIN_SCORE = "nDCG@10", "ndcg_at_10"
 # Of mteb's own wrapper: the raw codes of each side, compared as they lie. And bits of a number.
 RAW = {OutputDType.INT8: 8, OutputDType.FLOAT8_E4M3FN: 8, OutputDType.BINARY: 1}
-
-_LATENCY_QUERIES, _LATENCY_S = 200, 1.0
 
 
 @dataclass
@@ -248,20 +245,7 @@ def _watched(record: _Record, searched: Searched, task: Any, model: Any) -> None
         return
     if record.index_bytes is None or built.nbytes > record.index_bytes:
         record.index_bytes, record.bytes_per_vector = built.nbytes, built.nbytes / len(built) - ID_BYTES
-        record.latency_ms = latency_ms(lambda queries: model.system.search(built, queries, 10), searched.queries)
-
-
-def latency_ms(search: Callable[[Vectors], Any], queries: Vectors) -> float:
-    """Milliseconds of one query at a time, (m, dim): the median of up to 200 in about a second."""
-    search(queries[:1])  # compiles, and brings the index into the caches
-    taken: list[float] = []
-    for row in range(min(len(queries), _LATENCY_QUERIES)):
-        start = time.perf_counter()
-        search(queries[row : row + 1])
-        taken.append(time.perf_counter() - start)
-        if sum(taken) > _LATENCY_S:
-            break
-    return float(np.median(taken)) * 1e3
+        record.latency_ms = model.system.latency_ms(built, searched.queries, 10)
 
 
 def _row(name: str, found: Mapping[str, _Record], reference: Mapping[str, _Record]) -> Row:

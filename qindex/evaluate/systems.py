@@ -6,10 +6,12 @@ import ast
 import difflib
 import inspect
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 import qindex.quantize
@@ -35,6 +37,8 @@ _NOT_SETTINGS = {
     "self", "cls", "vectors", "queries", "k", "quantizer", "rescore", "ids", "metric", "allow", "explain",
     "memory_budget", "progress",
 }  # fmt: skip
+
+_TIMED, _WARM = 200, 5  # queries whose times are taken, and those before
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +119,16 @@ class System:
     def search(self, index: Index, queries: Vectors, k: int) -> Matches:
         """The k best of an index that this system built; a setting that k outgrows is raised to k."""
         return index.search(queries, k, **self._searched(k))
+
+    def latency_ms(self, index: Index, queries: Vectors, k: int) -> float:
+        """Milliseconds of one query at a time on as many threads as are set: the median of up to 200 of (m, dim)."""
+        seconds = []
+        for i in range(-_WARM, min(_TIMED, len(queries))):
+            query = queries[max(i, 0)][None]
+            start = time.perf_counter()
+            self.search(index, query, k)
+            seconds.append(time.perf_counter() - start)
+        return float(np.median(seconds[_WARM:])) * 1e3
 
     def bytes_per_vector(self, dim: int) -> int:
         """Codes and scales of a vector, with those to rescore by; ids, lists and links are not counted."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,6 @@ FILE = "tune.json"  # in the folder of a run
 
 _SHARE = 10  # of the vectors, one of so many is held out at most
 _FEWEST = 10  # queries that are held out
-_TIMED, _WARM = 200, 5  # queries whose times are taken, and those before
 
 CONFIDENCE = 0.99  # of intervals: a choice among dozens of systems is to keep its own
 
@@ -233,12 +231,6 @@ def _measured(
     same = np.where(ids < 0, -1, equal[ids])[:, :, None] == truth[:, None, :]
     # Copies in the truth may be more than those found, or fewer.
     shares = np.minimum(same.any(axis=1).mean(axis=1), same.any(axis=2).mean(axis=1))
-    seconds = []
-    for i in range(-_WARM, min(_TIMED, len(queries))):
-        query = queries[max(i, 0)][None]
-        start = time.perf_counter()
-        system.search(index, query, k)
-        seconds.append(time.perf_counter() - start)
     return Row(
         name=system.name,
         family=system.index,
@@ -247,7 +239,7 @@ def _measured(
         code="\n".join(system.lines(metric, k)),
         interval=(1.0, 1.0) if system.name == TRUTH.name else interval_of(shares, k),
         index_bytes=index.nbytes,
-        latency_ms=float(np.median(seconds[_WARM:])) * 1e3,
+        latency_ms=system.latency_ms(index, queries, k),
     )
 
 
