@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from mteb.types import OutputDType
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from qindex.evaluate.encoding import StoredEncoder
+from qindex.evaluate.encoding import StoredEncoder, as_encoder
 from qindex.evaluate.metrics import Interval, evaluate, judged, paired_bootstrap
 from qindex.evaluate.mteb import QuantizedModel, Searched
 from qindex.evaluate.report import ID_BYTES, Report, Row, environment
@@ -30,8 +29,6 @@ from qindex.evaluate.tasks import load
 from qindex.io import PathLike, replacing
 from qindex.quantize import Float32
 from qindex.types import Quantizer, Reranker
-
-logger = logging.getLogger(__name__)
 
 MEASURE, MAIN_SCORE = "nDCG@10", "ndcg_at_10"
 # Of mteb's own wrapper: the raw codes of each side, compared as they lie. And bits of a number.
@@ -47,7 +44,7 @@ class _Record:
     bytes_per_vector: float = 0.0
     index_bytes: int | None = None
     latency_ms: float | None = None
-    queries: dict[str, float] = field(default_factory=dict)  # nDCG@10
+    queries: dict[str, dict[str, float]] = field(default_factory=dict)  # nDCG@10 of each, by split and subset
 
 
 def measure(
@@ -88,6 +85,7 @@ def measure(
     for part in ("vectors", "records"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     cache = mteb.ResultCache(folder / "results")
+    model = as_encoder(model)
 
     def run(name: str, model: Any, task: Any) -> _Record:
         return _kept_record(name, model, task, cache, folder / "records", batch_size, progress)
@@ -112,10 +110,10 @@ def measure(
             if task.data_loaded and not was_loaded:
                 task.unload_data()
     whole = QuantizedModel(model, _REFERENCE, folder=folder / "vectors")
-    rows = [_row(name, found, records[_REFERENCE.name]) for name, found in records.items()]
-    for place, system in enumerate(chosen):
-        code = "\n".join(system.lines(whole.metric))
-        rows[place] = dataclasses.replace(rows[place], family=system.index, code=code)
+    about = {one.name: (one.index, "\n".join(one.lines(whole.metric))) for one in chosen}
+    rows = [
+        _row(name, *about.get(name, ("mteb", "")), found, records[_REFERENCE.name]) for name, found in records.items()
+    ]
     scores = {record.main_score for found in records.values() for record in found.values()}
     return Report(
         title=f"{whole.mteb_model_meta.name} on {', '.join(titles)}",
@@ -238,8 +236,7 @@ def _watched(record: _Record, searched: Searched, task: Any, model: Any) -> None
         documents = [document for document in found if not (task.ignore_identical_ids and document == query)]
         run[query] = documents[1:] if task.skip_first_result else documents
     scores = evaluate(run, relevant, [MEASURE])[MEASURE]
-    prefix = f"{searched.split} {searched.subset} "
-    record.queries |= {prefix + query: float(score) for query, score in zip(judged(relevant), scores, strict=True)}
+    record.queries[f"{searched.split} {searched.subset}"] = dict(zip(judged(relevant), scores.tolist(), strict=True))
     built = searched.built
     if built is None or searched.queries is None:
         return
@@ -248,11 +245,12 @@ def _watched(record: _Record, searched: Searched, task: Any, model: Any) -> None
         record.latency_ms = model.system.latency_ms(built, searched.queries, 10)
 
 
-def _row(name: str, found: Mapping[str, _Record], reference: Mapping[str, _Record]) -> Row:
+def _row(name: str, family: str, code: str, found: Mapping[str, _Record], reference: Mapping[str, _Record]) -> Row:
     largest = max(found.values(), key=lambda record: record.index_bytes or 0)
     return Row(
         name=name,
-        family="mteb",
+        family=family,
+        code=code,
         score=float(np.mean([record.score for record in found.values()])),
         bytes_per_vector=largest.bytes_per_vector,
         loss=_loss(found, reference),
@@ -269,9 +267,10 @@ def _loss(found: Mapping[str, _Record], reference: Mapping[str, _Record]) -> Int
         whole = reference[title].queries
         if record.main_score != MAIN_SCORE or not whole or record.queries.keys() != whole.keys():
             return None
-        subsets: dict[str, list[float]] = {}
-        for query, score in record.queries.items():
-            subsets.setdefault(" ".join(query.split(" ", 2)[:2]), []).append(whole[query] - score)
-        weighted += [(len(subsets), np.array(losses)) for losses in subsets.values()]
+        for subset, scores in record.queries.items():
+            if scores.keys() != whole[subset].keys():
+                return None
+            losses = np.array([whole[subset][query] - score for query, score in scores.items()])
+            weighted.append((len(whole), losses))
     # Tasks weigh the same, and so do the subsets of one, as in mteb's score.
     return paired_bootstrap([losses * len(weighted) / (len(found) * n) for n, losses in weighted], samples=2000)

@@ -1,4 +1,4 @@
-"""GraphIndex built from disk: the same index as from an array, in bounded memory."""
+"""Indexes built from disk: the same as from an array, in bounded memory."""
 
 import tracemalloc
 from pathlib import Path
@@ -20,6 +20,7 @@ def on_disk(vectors: NDArray[np.float32], path: Path, dtype: Any = np.float16) -
     return np.load(path / "rows.npy", mmap_mode="r")
 
 
+@pytest.mark.parametrize(("index", "settings"), [(GraphIndex, {"degree": 8}), (FlatIndex, {})], ids=["graph", "flat"])
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 @pytest.mark.parametrize(
     ("quantizer", "rescore"),
@@ -27,13 +28,13 @@ def on_disk(vectors: NDArray[np.float32], path: Path, dtype: Any = np.float16) -
     ids=["default", "signs", "chain"],
 )
 def test_what_is_on_disk_gives_the_index_of_the_array(
-    quantizer: Any, rescore: Any, metric: Metric, tmp_path: Path
+    quantizer: Any, rescore: Any, metric: Metric, index: Any, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     for dtype in (np.float16, np.float32):
         mapped = on_disk(VECTORS, tmp_path, dtype)
         for name, vectors in (("mapped", mapped), ("array", np.asarray(mapped, np.float32))):
-            index = GraphIndex.build(vectors, quantizer, rescore=rescore, metric=metric, degree=8, progress=False)
-            index.save(tmp_path / name)
+            built = index.build(vectors, quantizer, rescore=rescore, metric=metric, progress=False, **settings)
+            built.save(tmp_path / name)
         assert (tmp_path / "mapped").read_bytes() == (tmp_path / "array").read_bytes()
 
 
@@ -60,7 +61,7 @@ def test_quantizers_are_fitted_to_a_sample_and_lose_little(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("quantizer", "metric"), [(RaBitQ(2), "ip"), (RaBitQ(1), "cosine"), (Int8(), "l2")])
-def test_a_build_takes_the_memory_that_it_says(
+def test_a_graph_takes_the_memory_that_it_says(
     quantizer: Any, metric: Metric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_parts(monkeypatch)
@@ -108,3 +109,18 @@ def test_what_is_no_matrix_of_floats_is_refused(tmp_path: Path) -> None:
             GraphIndex.build(bad)
     with pytest.raises(TypeError, match="vectors must hold floats, got int8"):
         GraphIndex.build(on_disk(VECTORS, tmp_path, np.int8))
+
+
+def test_a_flat_build_takes_the_memory_that_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_parts(monkeypatch)
+    n, dim, budget = 8000, 256, 1 << 20
+    mapped = on_disk(clustered(n, dim, 0), tmp_path, np.float32)
+    FlatIndex.build(mapped[:600], Int8("dim"), metric="cosine", progress=False)
+    tracemalloc.start()
+    try:
+        index = FlatIndex.build(mapped, Int8("dim"), metric="cosine", memory_budget=budget, progress=False)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= index.nbytes + budget + 24 * n  # and ids while they are checked
+    assert peak < 4 * n * dim
